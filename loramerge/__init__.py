@@ -35,6 +35,7 @@ _LAZY = {
     "inject_trainable_lora": "loramerge.train.lora.modules",
     "inject_trainable_lora_extended": "loramerge.train.lora.modules",
     "inspect": "loramerge.api",
+    "library": "loramerge.library",
     "load": "loramerge.api",
     "load_lora_weight": "loramerge.train.lora.saving",
     "merge": "loramerge.api",
@@ -76,6 +77,7 @@ __all__ = [
     "inject_trainable_lora",
     "inject_trainable_lora_extended",
     "inspect",
+    "library",
     "load",
     "load_lora_weight",
     "merge",
@@ -96,6 +98,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from loramerge import library
     from loramerge.adapter import Adapter
     from loramerge.algebra.operators import operator
     from loramerge.algebra.weights import Weight
@@ -141,7 +144,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}{_instead(name)}")
     from importlib import import_module
 
-    return getattr(import_module(_LAZY[name]), name)
+    module = import_module(_LAZY[name])
+    return module if module.__name__ == f"{__name__}.{name}" else getattr(module, name)
 
 
 def _instead(name: str) -> str:

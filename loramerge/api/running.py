@@ -1,4 +1,4 @@
-"""How functions run verbs: typed parameters in, results out."""
+"""The way from a function to a verb: typed parameters in, a result out."""
 
 from __future__ import annotations
 

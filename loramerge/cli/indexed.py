@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -12,12 +11,11 @@ from loramerge.cli import show
 from loramerge.cli.command import emit
 from loramerge.cli.options import json_options
 from loramerge.cli.session import Session
-from loramerge.errors import NotFound, UsageError, listed
+from loramerge.errors import listed
 
 if TYPE_CHECKING:
-    from loramerge.library.duplicates import Duplicates
+    from loramerge.library.copies import Duplicates
     from loramerge.library.entries import Entry
-    from loramerge.library.index import Index, Own
     from loramerge.library.resembling import Resembling
 
 __all__ = ["COMMANDS"]
@@ -56,11 +54,9 @@ def search(
     trigger words, tags, families, comments, sidecars, and your own tags and notes. The first digits
     of a hash are found, too.
     """
-    from loramerge.library.entries import search as found_in
-    from loramerge.library.index import open_index
+    from loramerge.library import functions
 
-    with open_index(create=False) as index:
-        found = found_in(index, words, family=family, tags=tags, rating=rating, missing=missing)
+    found = functions.search(*words, family=family, tags=tags, rating=rating, missing=missing)
 
     def render() -> None:
         if not found:
@@ -96,10 +92,9 @@ def show_one(file: str, as_json: bool, json_file: str | None) -> None:
 
     That is what its file says, what other programs keep beside it, and your own tags and notes.
     """
-    from loramerge.library.index import open_index
+    from loramerge.library import functions
 
-    with open_index() as index:
-        found = _entry(index, file)
+    found = functions.show(file)
     emit(found.json(), as_json, json_file, lambda: _render(found))
 
 
@@ -140,33 +135,6 @@ def _render(one: Entry) -> None:
     show.table([(name, str(value)) for name, value in rows if value])
 
 
-def _entry(index: Index, name: str) -> Entry:
-    """Return the entry of a file, indexed now if it is new; or of one that is gone.
-
-    Raises:
-        NotFound: if there is neither.
-    """
-    from loramerge.adapter.formats.named import split_name
-    from loramerge.library.entries import entry, require_one
-    from loramerge.library.lookup import find, is_called
-    from loramerge.library.scan import scan_file
-
-    content, reason = None, None
-    try:
-        path, _ = split_name(find(name, "adapters"))
-        content = scan_file(index, path).content
-    except NotFound as error:
-        reason = error
-    if content is None:
-        try:
-            content = require_one(index, name, lambda relative: is_called(relative, name))
-        except NotFound:
-            raise reason or NotFound(f"no adapter {name!r}") from None
-    found = entry(index, content)
-    assert found is not None  # it has the place by which it was found
-    return found
-
-
 @click.command("similar", params=[*json_options(), _QUIET],
                epilog="Example: loramerge library similar style")  # fmt: skip
 @click.argument("file", metavar="FILE")
@@ -178,15 +146,10 @@ def similar(file: str, most: int, as_json: bool, json_file: str | None, quiet: b
     They change a model most like FILE does. Copies are found however they were rescaled, resized,
     converted or factored anew.
     """
-    from loramerge.adapter.load import load
-    from loramerge.library.index import open_index
-    from loramerge.library.lookup import find
-    from loramerge.library.resembling import similar as found_in
+    from loramerge.library import functions
 
-    with Session(quiet=quiet) as session, open_index(create=False) as index:
-        adapter = load(find(file, "adapters"))
-        adapter.require_sound()
-        found = found_in(index, adapter, most=most, notify=session.notify)
+    with Session(quiet=quiet) as session:
+        found = functions.similar(file, most=most, notify=session.notify)
     emit([one.json() for one in found], as_json, json_file, lambda: _render_similar(found))
 
 
@@ -223,11 +186,10 @@ def duplicates(most: int, as_json: bool, json_file: str | None, quiet: bool) -> 
     That is the same file twice, or the same change in another form. Copies are found however they
     were rescaled, resized, converted or factored anew. Nothing is deleted.
     """
-    from loramerge.library.duplicates import duplicates as found_in
-    from loramerge.library.index import open_index
+    from loramerge.library import functions
 
-    with Session(quiet=quiet) as session, open_index(create=False) as index:
-        found = found_in(index, most=most, notify=session.notify)
+    with Session(quiet=quiet) as session:
+        found = functions.duplicates(most=most, notify=session.notify)
     emit(found.json(), as_json, json_file, lambda: _render_duplicates(found))
 
 
@@ -263,21 +225,9 @@ def tag(
 
     They stay with it when it is moved or renamed.
     """
-    given = [word for text in tags for word in map(str.strip, text.split(",")) if word]
-    if not given and not remove:
-        raise UsageError("a tag is missing", hint="loramerge library tag FILE TAG")
-    folded = {word.casefold() for word in given}
+    from loramerge.library import functions
 
-    def change(own: Own) -> Own:
-        if remove:
-            kept = [one for one in own.tags if given and one.casefold() not in folded]
-            return replace(own, tags=tuple(kept))
-        known: dict[str, str] = {}
-        for one in (*own.tags, *given):
-            known.setdefault(one.casefold(), one)
-        return replace(own, tags=tuple(known.values()))
-
-    _change(file, change, as_json, json_file)
+    _show_own(functions.tag(file, *tags, remove=remove), as_json, json_file)
 
 
 @click.command("note", params=json_options(),
@@ -289,8 +239,9 @@ def note(file: str, text: str, as_json: bool, json_file: str | None) -> None:
 
     It takes the place of the one before; an empty TEXT removes it.
     """
-    kept = text.strip() or None
-    _change(file, lambda own: replace(own, note=kept), as_json, json_file)
+    from loramerge.library import functions
+
+    _show_own(functions.note(file, text), as_json, json_file)
 
 
 @click.command("rate", params=json_options(), epilog="Example: loramerge library rate style 4")
@@ -298,17 +249,13 @@ def note(file: str, text: str, as_json: bool, json_file: str | None) -> None:
 @click.argument("stars", metavar="0..5", type=click.IntRange(0, 5))
 def rate(file: str, stars: int, as_json: bool, json_file: str | None) -> None:
     """Rate an adapter from 1 to 5; 0 removes the rating."""
-    _change(file, lambda own: replace(own, rating=stars or None), as_json, json_file)
+    from loramerge.library import functions
+
+    _show_own(functions.rate(file, stars), as_json, json_file)
 
 
-def _change(file: str, change: Callable[[Own], Own], as_json: bool, json_file: str | None) -> None:
-    from loramerge.library.index import open_index
-
-    with open_index() as index:
-        found = _entry(index, file)
-        with index.writing():
-            own = change(index.own(found.facts["identity"]))
-            index.put_own(found.facts["identity"], own)
+def _show_own(found: Entry, as_json: bool, json_file: str | None) -> None:
+    own = found.own
     content = {"path": found.places[0].path} | own.json()
     rows = [("tags", ", ".join(own.tags)), ("note", own.note), ("rating", "★" * (own.rating or 0))]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from loramerge.library.lookup import names_in_library
 from loramerge.library.registry import HOLDS, changed_registry, expanded, load_registry
 
 if TYPE_CHECKING:
-    from loramerge.library.scan import ScanResult
+    from loramerge.library.scanning import ScanResult
 
 _EXAMPLE = "Example: loramerge library add ~/loras"
 
@@ -86,20 +87,10 @@ def scan_folders(
     that were moved keep their tags and notes; those that are gone are remembered as missing.
     Nothing is written beside the files.
     """
-    from loramerge.library.index import open_index
-    from loramerge.library.scan import scan
+    from loramerge.library import functions
 
-    wanted = [expanded(folder) for folder in folders]
-    if not wanted:
-        known = load_registry().folders
-        wanted = [Path(folder.path) for folder in known if folder.holds != "bases"]
-    if not wanted:
-        raise UsageError(
-            "the library has no folders of adapters",
-            hint="loramerge library add FOLDER, or give a folder to index",
-        )
-    with Session(quiet=quiet) as session, open_index() as index:
-        found = scan(index, wanted, fresh=fresh, threads=threads, notify=session.notify)
+    with Session(quiet=quiet) as session:
+        found = functions.scan(*folders, fresh=fresh, threads=threads, notify=session.notify)
     emit(found.json(), as_json, json_file, lambda: None if quiet else _render_scan(found))
 
 
@@ -119,6 +110,8 @@ def _render_scan(found: ScanResult) -> None:
     problems = [f"cannot be read: {p}: {why}" for p, why in sorted(found.unreadable.items())]
     for path, those in sorted(found.sidecar_problems.items()):
         problems += [f"not read, beside {path}: {problem}" for problem in those]
+    for reason, count in Counter(found.not_compared.values()).most_common():
+        show.line(f"{show.count(count, 'file')} left out of `similar` and `duplicates`: {reason}")
     for line in problems[:_MOST]:
         show.line(line)
     if len(problems) > _MOST:

@@ -14,8 +14,18 @@ from loramerge.library.lookup import is_adapter_folder
 if TYPE_CHECKING:
     from loramerge.adapter import Adapter
     from loramerge.algebra.arrays import Array
+    from loramerge.library.index import Index
 
-__all__ = ["Digests", "Read", "described", "digests", "form", "read", "unit_sketch"]
+__all__ = [
+    "Digests",
+    "Read",
+    "described",
+    "digests",
+    "form",
+    "read",
+    "unit_sketch",
+    "without_sketch",
+]
 
 _MOST_TAGS = 100
 _COMMENTS = (
@@ -128,7 +138,7 @@ def unit_sketch(adapter: Adapter) -> tuple[Array | None, str | None]:
     if not adapter.deltas:
         return None, "it holds no adapter"
     if not any(comparable(delta) for delta in adapter.deltas.values()):
-        return None, "no module can be compared without a base"
+        return None, "what it changes depends on the base, which is not here"
     try:
         with np.errstate(all="ignore"):
             found = sketch(flatly_named(adapter))
@@ -140,6 +150,18 @@ def unit_sketch(adapter: Adapter) -> tuple[Array | None, str | None]:
     if norm == 0:
         return None, "it changes nothing"
     return (found / norm).astype(np.float32), None
+
+
+def without_sketch(index: Index) -> dict[int, str]:
+    """Return content → why it has no sketch, of all adapters without one."""
+    found = {}
+    for (content,) in index.rows("SELECT id FROM contents WHERE NOT sketched"):
+        facts = index.facts(content) or {}
+        if facts.get("what") == "pickle":
+            found[content] = "it is pickled, and not opened"
+        elif facts.get("what") != "checkpoint":
+            found[content] = facts.get("not_sketched") or "it is not known why"
+    return found
 
 
 def form(facts: dict[str, Any]) -> str:

@@ -31,7 +31,7 @@ _WEIGHTS = "10.0, 8.0, 8.0, 3.0, 3.0, 1.0"
 _DIGITS = re.compile(r"[0-9a-fA-F]{8,64}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Entry:
     """One content of the index.
 
@@ -47,6 +47,11 @@ class Entry:
     missing: bool
     facts: Mapping[str, Any]
     own: Own
+
+    def __repr__(self) -> str:
+        family = f", {self.facts['family']}" if self.facts.get("family") else ""
+        rank = f", rank {self.rank}" if self.rank else ""
+        return f"<Entry {self.name}{family}{rank}{', missing' if self.missing else ''}>"
 
     @property
     def path(self) -> Path:

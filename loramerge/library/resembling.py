@@ -28,7 +28,7 @@ __all__ = ["Resembling", "nearest", "opened", "similar", "sketched"]
 _SPARE = 10  # candidates beyond those asked for, because sketches order them only nearly
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Resembling:
     """An adapter that resembles another.
 
@@ -49,6 +49,10 @@ class Resembling:
     kind: str | None = None
     factor: float | None = None
     problem: str | None = None
+
+    def __repr__(self) -> str:
+        near = "" if self.exact else "about "
+        return f"<Resembling {self.entry.name}, cosine {near}{self.cosine:.3g}: {self.words}>"
 
     def json(self) -> dict[str, Any]:
         """Return the object that `--json` prints."""

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from loramerge.library.index import index_folder, open_index
-from loramerge.library.scan import scan
+from loramerge.library.scanning import scan
 from tests.attack.mutations import mutated
 from tests.attack.texts import damaged, tampered
 from tests.builders.samples import safetensors_bytes

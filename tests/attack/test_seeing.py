@@ -15,7 +15,7 @@ import pytest
 import loramerge
 from loramerge.comfyui import install as nodes
 from loramerge.library.index import open_index
-from loramerge.library.scan import scan
+from loramerge.library.scanning import scan
 from tests.attack.seeing import harm, indexed
 from tests.attack.test_files import require_clean
 from tests.builders.samples import safetensors_bytes

@@ -16,11 +16,11 @@ from loramerge.algebra.resize import resize
 from loramerge.algebra.sketch import sketch
 from loramerge.algebra.weights import Weight
 from loramerge.errors import LoramergeError
-from loramerge.library import duplicates as copies_in
+from loramerge.library import copies as copies_in
 from loramerge.library import index as index_file
-from loramerge.library import resembling, scan
+from loramerge.library import resembling, scanning
 from loramerge.library.contents import unit_sketch
-from loramerge.library.duplicates import duplicates
+from loramerge.library.copies import duplicates
 from loramerge.library.index import open_index
 from loramerge.library.resembling import nearest, similar
 from loramerge.library.sketches import WIDTH, Sketches
@@ -48,7 +48,7 @@ def library(tmp_path):
         for seed in range(2, 2 + others):
             save(generated(seed, 4, SHAPES), folder / f"other{seed}.safetensors")
         with open_index() as index:
-            scan.scan(index, [folder], threads=1)
+            scanning.scan(index, [folder], threads=1)
         return folder
 
     return make
@@ -102,7 +102,7 @@ def test_files_that_are_gone_are_only_estimated(library):
     whole = load(folder / "whole.safetensors")
     (folder / "quiet.safetensors").unlink()
     with open_index() as index:
-        scan.scan(index, [folder], threads=1)
+        scanning.scan(index, [folder], threads=1)
         found = {one.entry.path.stem: one for one in similar(index, whole)}
         assert not found["quiet"].exact and found["quiet"].problem == "it is missing"
         assert found["quiet"].cosine == pytest.approx(1, abs=1e-5)
@@ -196,7 +196,7 @@ def test_copies_of_a_real_adapter(shared_data, tmp_path):
     save(mix([(whole, Weight(0.7))], RankRule())[0], folder / "quiet.safetensors")
     save(whole, folder / "converted.safetensors", to="kohya", dtype="F32")
     with open_index() as index:
-        scan.scan(index, [folder, shared_data / "adapters"])
+        scanning.scan(index, [folder, shared_data / "adapters"])
         found = {one.entry.path.stem: one for one in similar(index, whole)}
         pairs = duplicates(index).pairs
     name = path.name

@@ -16,10 +16,10 @@ import pytest
 from loramerge.adapter.save import save
 from loramerge.errors import FileError, LoramergeError, NotFound
 from loramerge.files.writer import write_tensors
-from loramerge.library import contents, index, scan
+from loramerge.library import contents, index, scanning
 from loramerge.library.entries import entry, indexed_paths, search, with_digest
 from loramerge.library.index import Own, open_index
-from loramerge.library.scan import ScanResult, scan_file
+from loramerge.library.scanning import ScanResult, scan_file
 from loramerge.library.sketches import Sketches
 from tests.algebra.test_ingredients import generated
 from tests.builders.commands import ROOT
@@ -43,7 +43,7 @@ def folder(tmp_path):
 
 def scanned(*folders: Path, **options) -> ScanResult:
     with open_index() as opened:
-        return scan.scan(opened, list(folders), threads=1, **options)
+        return scanning.scan(opened, list(folders), threads=1, **options)
 
 
 def names(paths: list[str]) -> list[str]:
@@ -53,8 +53,8 @@ def names(paths: list[str]) -> list[str]:
 def read_files(monkeypatch) -> list[Path]:
     """Return a list that grows with every file that is read."""
     found: list[Path] = []
-    digests = scan.digests
-    monkeypatch.setattr(scan, "digests", lambda path: (found.append(path), digests(path))[1])
+    digests = scanning.digests
+    monkeypatch.setattr(scanning, "digests", lambda path: (found.append(path), digests(path))[1])
     return found
 
 
@@ -169,7 +169,7 @@ def test_vanished_files_are_missing_and_not_forgotten(folder):
     with open_index() as opened:
         assert [one.path.name for one in search(opened)] == ["style0.safetensors"]
         with pytest.raises(NotFound):
-            scan.scan(opened, [folder / "nothing"])
+            scanning.scan(opened, [folder / "nothing"])
 
 
 def test_folders_in_folders_are_one_index(folder):
@@ -184,7 +184,7 @@ def test_folders_in_folders_are_one_index(folder):
 
 def test_a_file_that_changes_while_it_is_read_is_read_again(folder, monkeypatch):
     path = folder / "sub/style0.safetensors"
-    read = scan.read
+    read = scanning.read
 
     def and_write(place: Path, known: contents.Digests) -> contents.Read:
         found = read(place, known)
@@ -192,9 +192,9 @@ def test_a_file_that_changes_while_it_is_read_is_read_again(folder, monkeypatch)
             write(path, 9)
         return found
 
-    monkeypatch.setattr(scan, "read", and_write)
+    monkeypatch.setattr(scanning, "read", and_write)
     assert "changed while" in "".join(scanned(folder).unreadable.values())
-    monkeypatch.setattr(scan, "read", read)
+    monkeypatch.setattr(scanning, "read", read)
     assert scanned(folder).unreadable == {}
     with open_index() as opened:
         found = opened.facts(scan_file_content(opened, path))
@@ -334,13 +334,13 @@ def test_a_change_is_whole_or_not_at_all(folder):
 _SCAN = """
 import itertools, sys, time
 from pathlib import Path
-from loramerge.library import scan
+from loramerge.library import scanning
 from loramerge.library.index import open_index
-scan._TOGETHER = 2
-read, most, numbers = scan.read, int(sys.argv[2]), itertools.count()
-scan.read = lambda *given: (time.sleep(600 * (next(numbers) >= most)), read(*given))[1]
+scanning._TOGETHER = 2
+read, most, numbers = scanning.read, int(sys.argv[2]), itertools.count()
+scanning.read = lambda *given: (time.sleep(600 * (next(numbers) >= most)), read(*given))[1]
 with open_index() as opened:
-    scan.scan(opened, [Path(sys.argv[1])], threads=1)
+    scanning.scan(opened, [Path(sys.argv[1])], threads=1)
 """
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,23 @@ def test_help_lists_every_parameter(name):
     assert typed.keys() <= shown.keys()
     assert not any(one.kind is one.VAR_KEYWORD for one in shown.values())
     assert all(f"\n    {word}: " in function.__doc__ for word in typed)
+
+
+@pytest.mark.parametrize("name", lm.library.__all__)
+def test_functions_of_the_library_are_typed_and_described(name):
+    function = getattr(lm.library, name)
+    shown = inspect.signature(function)
+    assert shown.return_annotation is not shown.empty
+    own = {one.name: one for one in shown.parameters.values()}
+    assert all(one.annotation is not one.empty for one in own.values())
+    text = function.__doc__ or ""
+    for word in own.keys() - {
+        "name",
+        "text",
+        "threads",
+        "notify",
+    }:  # which mean the same everywhere
+        assert re.search(rf"^ +(\w+, )*{word}(, \w+)*: ", text, re.MULTILINE), word
 
 
 def test_defaults_are_shown():

@@ -15,7 +15,7 @@ from typing import Any
 from loramerge.algebra.workers import ordered
 from loramerge.errors import FileError, LoramergeError, NotFound
 from loramerge.events import Notify, Progress, ignore
-from loramerge.library.contents import Digests, Read, digests, read
+from loramerge.library.contents import Digests, Read, digests, read, without_sketch
 from loramerge.library.index import Index, Location
 from loramerge.library.lookup import walk
 from loramerge.library.sidecars import Listing, listing, sidecar_facts, sidecars_of
@@ -27,7 +27,7 @@ __all__ = ["ScanResult", "scan", "scan_file"]
 _TOGETHER = 16  # files that are written to the index at once
 
 
-@dataclass
+@dataclass(repr=False)
 class ScanResult:
     """The state of folders, and what has changed since the last scan.
 
@@ -37,6 +37,8 @@ class ScanResult:
         missing: paths of files that are gone.
         unreadable: path → why it cannot be read; all that are in the folders.
         sidecar_problems: path → what is wrong with its sidecars; all that are in the folders.
+        not_compared: path → why it has no sketch, so that neither `similar` nor `duplicates` finds
+            it; all that are in the folders, checkpoints aside.
     """
 
     folders: list[str]
@@ -47,6 +49,12 @@ class ScanResult:
     missing: list[str] = field(default_factory=list)
     unreadable: dict[str, str] = field(default_factory=dict)
     sidecar_problems: dict[str, list[str]] = field(default_factory=dict)
+    not_compared: dict[str, str] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        sorts = ("new", "changed", "moved", "missing")
+        changes = (f"{len(getattr(self, name))} {name}" for name in sorts)
+        return f"<ScanResult {self.files} files: {', '.join(changes)}>"
 
     def json(self) -> dict[str, Any]:
         """Return the object that `--json` prints."""
@@ -316,10 +324,13 @@ def _placed(one: _FileNow, content: int | None, error: str | None) -> Location:
 
 def _tell(index: Index, every: dict[str, _FileNow], result: ScanResult) -> None:
     """Add what is wrong with files and sidecars in the folders, whenever it was found."""
+    reasons = without_sketch(index)
     for root in result.folders:
         for place in _below(index, Path(root)):
             if place.path not in every:
                 continue
+            if place.content in reasons:
+                result.not_compared[place.path] = reasons[place.content]
             if place.error:
                 result.unreadable[place.path] = place.error
             if place.sidecars.get("problems"):

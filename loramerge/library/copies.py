@@ -46,7 +46,7 @@ class Copies:
     smaller: str | None = None
 
 
-@dataclass
+@dataclass(repr=False)
 class Duplicates:
     """The copies in the index.
 
@@ -64,6 +64,10 @@ class Duplicates:
     pairs: list[Copies] = field(default_factory=list)
     unchecked: int = 0
     problems: dict[str, str] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        counts = f"{len(self.same)} at several places, {len(self.pairs)} pairs of copies"
+        return f"<Duplicates among {self.files} files: {counts}>"
 
     def groups(self) -> list[tuple[Entry, list[Copies]]]:
         """Return the groups of copies: the file to keep, and a pair for each that could go.
