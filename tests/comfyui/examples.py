@@ -96,6 +96,7 @@ _PAIR = {
     "adapter_2": "style.safetensors", "weight_2": 0.5,
 }  # fmt: skip
 _BASE = "sd15.safetensors"
+_TUNED = "sd15-tuned.safetensors"
 
 EXAMPLES: Mapping[str, Mapping[str, Box]] = {
     "mix-two-loras": {
@@ -142,6 +143,32 @@ EXAMPLES: Mapping[str, Mapping[str, Box]] = {
         "bake": Box("LoramergeBake", (1, 0), {"stack": ("stack", 0)}, {"base": f"checkpoints/{_BASE}"}),
         "report": Box("PreviewAny", (2, 0), {"source": ("bake", 2)}),
         "recipe": Box("PreviewAny", (2, 220), {"source": ("bake", 1)}),
+    },
+    "extract-a-difference": {
+        "extract": Box(
+            "LoramergeExtract", (0, 0),
+            values={"tuned": f"checkpoints/{_TUNED}", "base": f"checkpoints/{_BASE}", "rank": 32},
+        ),
+        "inspect": Box("LoramergeInspect", (1, 0), {"adapter": ("extract", 0)}),
+        "report": Box("PreviewAny", (1, 130), {"source": ("extract", 1)}),
+        "save": Box(
+            "LoramergeSave", (1, 350), {"adapter": ("extract", 0)}, {"name": "loras/extracted"}
+        ),
+        "recipe": Box(
+            "LoramergeSaveRecipe", (1, 570), {"adapter": ("extract", 0)}, {"name": "loras/extracted"}
+        ),
+        "blocks": Box("PreviewImage", (2, 0), {"images": ("inspect", 1)}),
+    },
+    "merge-two-checkpoints": {
+        "stack": Box(
+            "LoramergeLoadStack", (0, 0), values={"adapter_1": "style.safetensors", "weight_1": 0.6}
+        ),
+        "merge": Box(
+            "LoramergeMerge", (1, 0), {"stack": ("stack", 0)},
+            {"model_a": f"checkpoints/{_BASE}", "model_b": f"checkpoints/{_TUNED}", "weight_b": 0.4},
+        ),
+        "report": Box("PreviewAny", (2, 0), {"source": ("merge", 2)}),
+        "recipe": Box("PreviewAny", (2, 220), {"source": ("merge", 1)}),
     },
 }  # fmt: skip
 

@@ -63,7 +63,8 @@ def test_they_overlap_nowhere(name: str) -> None:
 @pytest.mark.parametrize("name", list(examples.EXAMPLES))
 def test_they_run(name: str, world: World, runner: Runner) -> None:
     pytest.importorskip("torch")
-    narrow.write_checkpoint(world.checkpoints / "sd15.safetensors")
+    for seed, base in enumerate(("sd15", "sd15-tuned")):
+        narrow.write_checkpoint(world.checkpoints / f"{base}.safetensors", seed=seed)
     graph = examples.as_prompt(examples.EXAMPLES[name])
     ours = {node: box for node, box in graph.items() if box["class_type"].startswith("Loramerge")}
     if name == "try-on-the-model":

@@ -50,10 +50,15 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     install(found)
     models = found / "models"
     with FAMILIES.adding(narrow.family_of(narrow.WORDS_IN_COMFYUI)):
-        for name, dtype in (("sd15", "F16"), ("whole", "F32")):
+        for name, dtype, seed in (
+            ("sd15", "F16", 0),
+            ("sd15-tuned", "F16", 1),
+            ("whole", "F32", 0),
+        ):
             narrow.write_checkpoint(
                 models / "checkpoints" / f"{name}.safetensors",
                 dtype,
+                seed,
                 words=narrow.WORDS_IN_COMFYUI,
             )
         narrow.write_adapter(models / "loras" / "character.safetensors", 4, 1)
@@ -111,8 +116,8 @@ def test_the_examples_run_without_warnings(base: Path) -> None:
 
 def _check_recipes(base: Path) -> None:
     """The command line repeats the files of the examples to the byte."""
-    recipes = sorted((base / "output").rglob("*.yaml"))
-    assert [path.stem for path in recipes] == ["baked", "mix"]
+    recipes = sorted((base / "output").rglob("*.yaml"), key=lambda path: path.stem)
+    assert [path.stem for path in recipes] == ["baked", "extracted", "merged", "mix"]
     with FAMILIES.adding(narrow.family_of(narrow.WORDS_IN_COMFYUI)):
         for recipe in recipes:
             path = recipe.with_suffix(".safetensors")
