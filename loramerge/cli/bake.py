@@ -8,8 +8,6 @@ from loramerge.cli import show
 from loramerge.cli.command import verb_command
 from loramerge.verbs.bake import VERB, BakeResult
 
-_SHOWN = 12
-
 
 def render(result: BakeResult) -> None:
     """Show the baked modules, the part kept after rounding, and the distance of the bases."""
@@ -73,9 +71,7 @@ def _dry(result: BakeResult) -> None:
         )
         for t in result.touched
     ]
-    show.table(rows[:_SHOWN], ("module", "tensor", "shape", "type"))
-    if len(rows) > _SHOWN:
-        show.line(f"… and {len(rows) - _SHOWN} more; --json lists all of them")
+    show.first_rows(rows, ("module", "tensor", "shape", "type"))
 
 
 def _drift(blocks: dict[str, tuple[float, float]], total: tuple[float, float]) -> None:

@@ -48,9 +48,7 @@ def render(result: MergeResult) -> None:
     show.table(lines)
     rows = [(name, show.percent(moved)) for name, moved in result.blocks.items()]
     if rows:
-        show.table(rows[:_SHOWN], ("block", "size of change"))
-    if len(rows) > _SHOWN:
-        show.line(f"… and {len(rows) - _SHOWN} more; --json lists all of them")
+        show.first_rows(rows, ("block", "size of change"), _SHOWN)
 
 
 def _given(model: dict[str, Any]) -> str:

@@ -188,6 +188,13 @@ def percent(share: float) -> str:
     return f"{100 * share:,.0f} %" if abs(share) >= 100 else f"{100 * share:.4g} %"
 
 
+def first_rows(rows: Sequence[Sequence[str]], head: Sequence[str], most: int = 12) -> None:
+    """Show the first rows of a table, and how many more there are."""
+    table(rows[:most], head)
+    if len(rows) > most:
+        line(f"… and {len(rows) - most} more; --json lists all of them")
+
+
 def count(number: int, noun: str, plural: str | None = None) -> str:
     """Return `1 module`, `2 modules`."""
     return f"{number} {noun if number == 1 else plural or f'{noun}s'}"

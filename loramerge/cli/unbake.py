@@ -7,8 +7,6 @@ from loramerge.cli.command import verb_command
 from loramerge.errors import listed
 from loramerge.verbs.unbake import VERB, UnbakeResult
 
-_SHOWN = 12
-
 
 def render(result: UnbakeResult) -> None:
     """Show what was subtracted, and how exact the result is."""
@@ -43,9 +41,7 @@ def render(result: UnbakeResult) -> None:
     if result.dry_run:
         rows = [(show.module(t["module"]), show.module(t["tensor"]), t["dtype"])
                 for t in result.touched]  # fmt: skip
-        show.table(rows[:_SHOWN], ("module", "tensor", "type"))
-        if len(rows) > _SHOWN:
-            show.line(f"… and {len(rows) - _SHOWN} more; --json lists all of them")
+        show.first_rows(rows, ("module", "tensor", "type"))
 
 
 def _distance(differing: int, distance: float) -> str:

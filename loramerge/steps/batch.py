@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path, PurePath
 from typing import Annotated, Any, Generic, Protocol, TypeVar
 
@@ -29,7 +29,8 @@ from loramerge.steps.source import Source, open_source
 from loramerge.steps.writing import WriteParameters
 
 __all__ = [
-    "FileOutcome", "FileParameters", "FileWork", "FilesResult", "OneFile", "in_batch", "one_by_one",
+    "FileOutcome", "FileParameters", "FileWork", "FilesResult", "OneFile", "for_one_file", "in_batch",
+    "one_by_one",
 ]  # fmt: skip
 
 _COLUMNS = (
@@ -90,6 +91,18 @@ class OneFile(Protocol):
 
 One = TypeVar("One", bound=OneFile)
 Result = TypeVar("Result", bound=AdapterResult)
+
+
+def for_one_file(several: Any, settings: type[Any], kind: Callable[..., One], path: Path) -> One:
+    """Return a verb's parameters for one of several files.
+
+    Args:
+        several: the parameters for all of them.
+        settings: the dataclass of the parameters that both have.
+        kind: class of the parameters for one.
+    """
+    shared = {one.name: getattr(several, one.name) for one in fields(settings)}
+    return kind(adapter=Reference(str(path)), **shared)
 
 
 @dataclass(frozen=True)

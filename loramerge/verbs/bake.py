@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from loramerge.adapter import Adapter
 from loramerge.checkpoint import Checkpoint, open_checkpoint
@@ -15,6 +15,7 @@ from loramerge.errors import AdapterError, Setting, UsageError, listed
 from loramerge.events import Note, Warn
 from loramerge.files.dtypes import FLOATS, PLAIN_FLOATS
 from loramerge.parameters import Bounds, Doc
+from loramerge.steps.adding import named_adapters, opened_adapters, step_with, write_plan
 from loramerge.steps.bake_result import BakeResult, add_survival, described, losses, storage_of
 from loramerge.steps.checkpoints import (
     already_inside,
@@ -22,10 +23,9 @@ from loramerge.steps.checkpoints import (
     check_output,
     components_of,
     default_checkpoint,
-    header_of_bases,
     left_out,
 )
-from loramerge.steps.inputs import adapter_of, base_path, open_base
+from loramerge.steps.inputs import base_path, open_base
 from loramerge.steps.loss import forecast as forecast_of
 from loramerge.steps.loss import require_kept
 from loramerge.steps.outputs import sum_name
@@ -35,13 +35,10 @@ from loramerge.steps.provenance import (
     FileInput,
     Made,
     base_input,
-    input_of,
-    step_of,
 )
 from loramerge.steps.references import Reference, with_weight_files
 from loramerge.steps.strength import strong_change, strong_weights
 from loramerge.steps.writing import UnknownParameter, WeightParameters, float_type
-from loramerge.stream.bake import bake as bake_checkpoint
 from loramerge.stream.bake import output_size
 from loramerge.stream.drift import NO_DRIFT, by_block, drift
 from loramerge.stream.edits import BakePlan
@@ -235,20 +232,18 @@ def bake(parameters: Bake, context: Context = Context()) -> BakeResult:
         if not (parameters.allow_loss or context.allow_loss):
             require_kept(plan, found, seed, context.threads)
 
-    with header_of_bases(made, [base], strip=context.strip) as (metadata, late):
-        survivals = bake_checkpoint(
-            plan,
-            output,
-            force=parameters.force,
-            seed=seed,
-            allow_nonfinite=parameters.allow_nonfinite or context.allow_nonfinite,
-            metadata=metadata,
-            late=late,
-            threads=context.threads,
-            executor=context.executor,
-            notify=context.notify,
-            accept=accept,
-        )
+    survivals = write_plan(
+        plan,
+        output,
+        made,
+        base,
+        context,
+        force=parameters.force,
+        seed=seed,
+        allow_nonfinite=parameters.allow_nonfinite or context.allow_nonfinite,
+        executor=context.executor,
+        accept=accept,
+    )
     if result.storage is not None:
         result.storage["relative_error"] = rounding_of(survivals)
     totals = totals_of(survivals)
@@ -338,8 +333,7 @@ def _plan(parameters: Bake, checkpoint: Checkpoint, adapters: Sequence[Adapter])
 
 
 def _opened(parameters: Bake, context: Context) -> list[Adapter]:
-    whole = not parameters.skip_unknown
-    return [adapter_of(reference, context, whole=whole) for reference in parameters.adapters]
+    return opened_adapters(parameters.adapters, context, skip_unknown=parameters.skip_unknown)
 
 
 def _output(parameters: Bake, checkpoint: Checkpoint) -> Path:
@@ -361,12 +355,10 @@ def _suffix(parameters: Bake, checkpoint: Checkpoint) -> str:
 
 def _made(parameters: Bake, base: FileInput, adapters: Sequence[Adapter]) -> Made | None:
     """Return the step for the header of the result."""
-    given: dict[tuple[str, str], Any] = {("bases", parameters.base): base}
-    for reference, adapter in zip(parameters.adapters, adapters, strict=True):
-        given["adapters", reference.name] = input_of(adapter)
     if parameters.rounding != "stochastic":
         parameters = replace(parameters, seed=0)  # it changes nothing
-    return step_of("bake", parameters, given)
+    given = {parameters.base: base}
+    return step_with("bake", parameters, given, parameters.adapters, adapters)
 
 
 def _notify(plan: BakePlan, adapters: Sequence[Adapter], context: Context) -> None:
@@ -387,7 +379,7 @@ def _notify(plan: BakePlan, adapters: Sequence[Adapter], context: Context) -> No
 def _result(
     parameters: Bake, output: Path, plan: BakePlan, adapters: Sequence[Adapter]
 ) -> BakeResult:
-    checkpoint, references = plan.checkpoint, parameters.adapters
+    checkpoint = plan.checkpoint
     return BakeResult(
         output=str(output),
         dry_run=parameters.dry_run,
@@ -396,10 +388,7 @@ def _result(
         layouts=checkpoint.layouts,
         modules=len(plan.modules),
         tensors=plan.tensors,
-        adapters=[
-            {"path": a.label, "weight": r.weight_in_words}
-            for a, r in zip(adapters, references, strict=True)
-        ],
+        adapters=named_adapters(parameters.adapters, adapters),
         skipped=plan.skipped,
         notes=[*plan.warnings, *plan.notes],
         dtypes=plan.dtypes,

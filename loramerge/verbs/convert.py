@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,7 +23,14 @@ from loramerge.families.components import COMPONENT_WORDS
 from loramerge.files.dtypes import DTYPES
 from loramerge.files.spool import spool_for
 from loramerge.steps.adapters import AdapterResult, budget, whole_size, write_result
-from loramerge.steps.batch import FileParameters, FilesResult, FileWork, in_batch, one_by_one
+from loramerge.steps.batch import (
+    FileParameters,
+    FilesResult,
+    FileWork,
+    for_one_file,
+    in_batch,
+    one_by_one,
+)
 from loramerge.steps.outputs import Output, output_of
 from loramerge.steps.parameters import Context, Doc, ForFiles, Verb
 from loramerge.steps.prediction import Prediction, predict_adapter
@@ -143,8 +150,7 @@ class ConvertFiles(ConvertSettings, FileParameters):
 
     def each_of(self, path: Path) -> list[tuple[str, Convert]]:
         """Return the parameters that convert one of the files."""
-        shared = {f.name: getattr(self, f.name) for f in fields(ConvertSettings)}
-        return [("", Convert(adapter=Reference(str(path)), **shared))]
+        return [("", for_one_file(self, ConvertSettings, Convert, path))]
 
 
 @dataclass(kw_only=True, repr=False)

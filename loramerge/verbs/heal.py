@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,7 +18,14 @@ from loramerge.algebra.ranks import RankRule
 from loramerge.algebra.terms import Term
 from loramerge.errors import AdapterError, Setting, UsageError, listed, nearest
 from loramerge.steps.adapters import AdapterResult, write_result
-from loramerge.steps.batch import FileParameters, FilesResult, FileWork, in_batch, one_by_one
+from loramerge.steps.batch import (
+    FileParameters,
+    FilesResult,
+    FileWork,
+    for_one_file,
+    in_batch,
+    one_by_one,
+)
 from loramerge.steps.inputs import require_whole
 from loramerge.steps.outputs import Output, output_of
 from loramerge.steps.parameters import Context, Doc, ForFiles, Verb
@@ -122,8 +129,7 @@ class HealFiles(HealSettings, FileParameters):
 
     def each_of(self, path: Path) -> list[tuple[str, Heal]]:
         """Return the parameters that repair one of the files."""
-        shared = {f.name: getattr(self, f.name) for f in fields(HealSettings)}
-        return [("", Heal(adapter=Reference(str(path)), **shared))]
+        return [("", for_one_file(self, HealSettings, Heal, path))]
 
 
 @dataclass(kw_only=True, repr=False)

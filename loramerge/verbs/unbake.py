@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from loramerge.adapter import Adapter
 from loramerge.adapter.metadata import RECIPE_KEY
@@ -15,25 +15,24 @@ from loramerge.checkpoint import Checkpoint, open_checkpoint
 from loramerge.errors import AdapterError, FamilyError, Setting, UsageError
 from loramerge.events import Note, Warn
 from loramerge.parameters import Doc
+from loramerge.steps.adding import named_adapters, opened_adapters, step_with, write_plan
 from loramerge.steps.bake_result import described
 from loramerge.steps.checkpoints import (
     bytes_of,
     check_output,
     components_of,
     default_checkpoint,
-    header_of_bases,
     left_out,
 )
-from loramerge.steps.inputs import adapter_of, open_base
+from loramerge.steps.inputs import open_base
 from loramerge.steps.inside import inside, total_of
 from loramerge.steps.outputs import sum_name
 from loramerge.steps.parameters import Context, Verb
 from loramerge.steps.prediction import Prediction, predict_checkpoint
-from loramerge.steps.provenance import FileInput, Made, base_input, input_of, recipe_in, step_of
+from loramerge.steps.provenance import FileInput, Made, base_input, input_of, recipe_in
 from loramerge.steps.references import Reference, with_weight_files
 from loramerge.steps.unbake_result import UnbakeResult
 from loramerge.steps.writing import UnknownParameter, WeightParameters
-from loramerge.stream.bake import bake as write_plan
 from loramerge.stream.bake import output_size
 from loramerge.stream.edits import BakePlan
 from loramerge.stream.likeness import likeness
@@ -155,18 +154,9 @@ def unbake(parameters: Unbake, context: Context = Context()) -> UnbakeResult:
         result.touched = [described(*one) for one in plan.all_edits()]
         return result
     made = _made(parameters, source, base, adapters)
-    inputs = [source] if base is None else [source, base_input(base)]
-    with header_of_bases(made, inputs[:1], strip=context.strip) as (metadata, late):
-        survivals = write_plan(
-            plan,
-            output,
-            force=parameters.force,
-            allow_nonfinite=True,
-            metadata=metadata,
-            late=late,
-            threads=context.threads,
-            notify=context.notify,
-        )
+    survivals = write_plan(
+        plan, output, made, source, context, force=parameters.force, allow_nonfinite=True
+    )
     totals = totals_of(survivals)
     if totals is not None:
         result.change = totals.change
@@ -199,8 +189,7 @@ VERB = Verb("unbake", Unbake, "checkpoint", unbake, predict)
 
 
 def _opened(parameters: Unbake, context: Context) -> list[Adapter]:
-    whole = not parameters.skip_unknown
-    return [adapter_of(reference, context, whole=whole) for reference in parameters.lora]
+    return opened_adapters(parameters.lora, context, skip_unknown=parameters.skip_unknown)
 
 
 def _output(parameters: Unbake, checkpoint: Checkpoint) -> Path:
@@ -303,12 +292,10 @@ def _made(
     parameters: Unbake, source: FileInput, base: Checkpoint | None, adapters: Sequence[Adapter]
 ) -> Made | None:
     """Return the step for the header of the result."""
-    given: dict[tuple[str, str], Any] = {("bases", parameters.checkpoint): source}
+    given = {parameters.checkpoint: source}
     if parameters.base is not None and base is not None:
-        given["bases", parameters.base] = base_input(base)
-    for reference, adapter in zip(parameters.lora, adapters, strict=True):
-        given["adapters", reference.name] = input_of(adapter)
-    return step_of("unbake", parameters, given)
+        given[parameters.base] = base_input(base)
+    return step_with("unbake", parameters, given, parameters.lora, adapters)
 
 
 def _result(
@@ -326,10 +313,7 @@ def _result(
         family=plan.checkpoint.family_name,
         modules=len(plan.modules),
         tensors=plan.tensors,
-        adapters=[
-            {"path": a.label, "weight": r.weight_in_words}
-            for a, r in zip(adapters, parameters.lora, strict=True)
-        ],
+        adapters=named_adapters(parameters.lora, adapters),
         skipped=plan.skipped,
         dtypes=plan.dtypes,
     )
