@@ -83,7 +83,7 @@ def test_nothing_hides_no_other_adapter(dead):
     assert wrong.code == 1 and "2 times the weight 0.35" in wrong.out
 
 
-@pytest.mark.parametrize("share", [0.1, 0.6])
+@pytest.mark.parametrize("share", [pytest.param(0.1, marks=pytest.mark.long_tail), 0.6])
 def test_modules_of_nothing_beside_others(run, share):
     """An adapter that was not trained everywhere; another one changes them, too."""
     _without(run, "a", "part", share)

@@ -111,6 +111,7 @@ def _facts(file: Any) -> Any:
             "alpha": _counts({f"{alpha:g}": n for alpha, n in file.alphas.items()}),
             "type of numbers": _counts(file.dtypes),
             "norm of ΔW": None if file.norm is None else number(file.norm, 4),
+            "usual norm": _usual_norm(file),
             "embeddings": ", ".join(file.embeddings),
             "trigger words": ", ".join(file.trigger_words),
             "loads in": ", ".join(file.loads_in),
@@ -119,6 +120,14 @@ def _facts(file: Any) -> Any:
             **(file.hashes or {}),
         }
     )
+
+
+def _usual_norm(file: Any) -> str | None:
+    """Return the mean norm of a module beside that of the family's other adapters, where it is known."""
+    if file.usual_norm is None or file.mean_norm is None:
+        return None
+    usual = file.usual_norm.words(lambda norm: f"{norm:.2g}", file.family or "")
+    return f"per module, {usual}; here {file.mean_norm:.2g}"
 
 
 def _counts(counts: Any) -> str:
