@@ -53,7 +53,7 @@ class Doc:
         former: words of older recipes for it, which are still read, and options that are still taken.
         separated: several values stand in one text, with commas between them.
         number: type of the numbers that may stand for the text, in recipes and in Python.
-        path: whether a value is a path as it stands, which no name leads to.
+        path: whether a value is a path that is used unchanged; names are looked up.
     """
 
     help: str

@@ -6,6 +6,7 @@ person writes it: on the command line or in Python. In a recipe it names what is
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from loramerge.errors import FileError, MissingExtra, NotFound, UsageError, list
 __all__ = ["Hub", "HubReference", "cached", "connect", "fetch", "hub_reference"]
 
 _HEAD = "hf:"
+_TRUE = ("1", "ON", "YES", "TRUE")  # as the package reads them
 _WRITTEN = re.compile(r"hf:([\w.-]+/[\w.-]+?)(?:/([^@]*?))?/?(?:@([\w./-]+))?")
 _WEIGHTS = (".safetensors", ".pt", ".bin", ".ckpt", ".pth")
 _ADAPTER = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
@@ -159,12 +161,14 @@ def _package() -> Any:
 
 
 def connect() -> Hub:
-    """Return the hub itself.
+    """Return the hub itself, or what is in the cache where `HF_HUB_OFFLINE` is set.
 
     Raises:
         MissingExtra: without huggingface_hub.
     """
     package = _package()
+    if os.environ.get("HF_HUB_OFFLINE", "0").upper() in _TRUE:
+        return cached()
 
     def files(repository: str, revision: str | None) -> Sequence[str]:
         with _Asking(repository):

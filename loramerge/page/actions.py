@@ -26,7 +26,7 @@ __all__ = ["Action", "action_of", "check_paths", "container", "written"]
 
 @dataclass(frozen=True)
 class Action:
-    """What the page wants done.
+    """A verb with values, checked.
 
     Args:
         parameters: those of the verb.

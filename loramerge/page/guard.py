@@ -1,4 +1,4 @@
-"""Who may ask: requests with the token, for this host, from this page."""
+"""The guard of the server: it lets in requests with the token, for this host, from this page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is in a folder, of one kind: thousands of entries at once, each looked into briefly."""
+"""The files of one kind in a folder: thousands at once, each looked into briefly."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ _PATIENCE = 20.0  # seconds that a worker has to end by itself
 
 
 class WorkerError(LoramergeError):
-    """What a worker answered instead of a result; `content` is its JSON."""
+    """The error that a worker answered; `content` is its JSON."""
 
     def __init__(self, content: Mapping[str, Any]) -> None:
         super().__init__(str(content.get("text")))
@@ -37,7 +37,7 @@ class WorkerEnded(LoramergeError):
     """The process of a worker ended before it answered."""
 
 
-class _Asked(NamedTuple):
+class _Pending(NamedTuple):
     """A request that waits for its answer."""
 
     process: subprocess.Popen[str]
@@ -58,7 +58,7 @@ class WorkerProcess:
         self._options = [LASTING] if lasting else []
         self._process: subprocess.Popen[str] | None = None
         self._number = 0
-        self._asked: dict[int, _Asked] = {}
+        self._pending: dict[int, _Pending] = {}
         self._last: deque[str] = deque(maxlen=20)
 
     async def ask(self, request: Mapping[str, Any], listener: Listener = lambda event: None) -> Any:
@@ -81,7 +81,7 @@ class WorkerProcess:
             self._process = self._started()
         self._number += 1
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._asked[self._number] = _Asked(self._process, answer, listener)
+        self._pending[self._number] = _Pending(self._process, answer, listener)
         opened = [os.fspath(path) for path in self._places.opened]
         self._send({**request, "id": self._number, "opened": opened})
         return self._number, answer
@@ -161,13 +161,13 @@ class WorkerProcess:
     def _heard(self, line: str) -> None:
         try:
             content = values_in(line)
-            asked = self._asked[content["id"]]
+            asked = self._pending[content["id"]]
         except (ValueError, KeyError, TypeError):
             return  # half a line of a process that was killed, or an answer that nobody waits for
         if "event" in content:
             asked.listener(content["event"])
             return
-        del self._asked[content["id"]]
+        del self._pending[content["id"]]
         if asked.answer.done():
             return
         if "error" in content:
@@ -177,9 +177,9 @@ class WorkerProcess:
 
     def _ended(self, process: subprocess.Popen[str]) -> None:
         """Answer what a process has left unanswered."""
-        lost = [number for number, one in self._asked.items() if one.process is process]
+        lost = [number for number, one in self._pending.items() if one.process is process]
         said = "\n".join(self._last)
-        for asked in map(self._asked.pop, lost):
+        for asked in map(self._pending.pop, lost):
             if not asked.answer.done():
                 asked.answer.set_exception(
                     WorkerEnded(

@@ -1,4 +1,4 @@
-"""What requests bring: one JSON object of a bounded size and depth."""
+"""The bodies of requests: one JSON object of a bounded size and depth, or the parts of a file."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ _BEHIND = 1000  # events that a page may have to read yet
 
 @dataclass
 class Page:
-    """What the routes share.
+    """The things that the routes share.
 
     Args:
         live: the workers that stay.

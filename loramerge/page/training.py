@@ -1,4 +1,4 @@
-"""What a training run has written so far: its losses, and the sheet of its samples."""
+"""The progress of a training run: its losses, and the sheet of its samples."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Curve = list[tuple[int, float]]  # step, loss
 
 @dataclass
 class Training:
-    """What a run has written.
+    """The losses and samples of a run so far.
 
     Args:
         steps: those that are done.

@@ -37,6 +37,7 @@ ELSEWHERE = (
     "python -m tests.docs",
     "ruff ",
     "mypy",
+    "loramerge ui",  # it would not end
 )
 
 

@@ -161,3 +161,16 @@ def test_without_a_network_or_a_copy_it_is_said(
     assert not words  # the package's own words about each attempt
     with pytest.raises(NotFound, match="recipes do not download"):
         find("hf:org/repo", "adapters", root=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("value", "offline"), [("1", True), ("yes", True), ("0", False), ("", False)]
+)
+def test_without_the_hub_its_cache_is_asked(
+    value: str, offline: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("huggingface_hub")
+    own = hub.cached()
+    monkeypatch.setattr(hub, "cached", lambda: own)
+    monkeypatch.setenv("HF_HUB_OFFLINE", value)
+    assert (hub.connect() is own) == offline

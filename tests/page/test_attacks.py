@@ -26,6 +26,7 @@ from loramerge.page.guard import Guard
 from loramerge.page.places import Places
 from loramerge.page.routes import routes
 from loramerge.page.routes.files import clean_name
+from loramerge.page.serve import serve
 
 pytestmark = pytest.mark.xdist_group("page")
 _SMALL = safetensors_bytes({"a": np.zeros(2, "f4")})
@@ -285,7 +286,7 @@ def test_folders_of_a_run_lie_in_the_places(word: str, page: Served, outside: Pa
 
 def test_a_base_on_the_hub_is_not_downloaded(page: Served, no_hub: None) -> None:
     found = page.post("/api/action", {"verb": "resize", "values": {"adapter": "hf:a/b", "rank": 2}})
-    assert found.status == 400
+    assert found.status == 404
 
 
 @pytest.fixture

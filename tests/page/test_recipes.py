@@ -160,7 +160,7 @@ def test_without_the_check_the_recipe_writes_outside(
     asked = {"text": TWO % "../made.safetensors", "run": True, "opened": [], "force": False}
     with pytest.raises(doing.UsageError):
         doing.do(asked, lambda event: None)
-    monkeypatch.setattr(doing._Opened, "_check", lambda *_: None)
+    monkeypatch.setattr(doing._RecipeText, "_check", lambda *_: None)
     doing.do(asked, lambda event: None)
     assert (tmp_path / "made.safetensors").exists()
 

@@ -1,1 +1,1 @@
-"""What a worker can do: one module each, with a function `do(request, notify)` that returns JSON."""
+"""The things that a worker can do: one module each, whose `do(request, notify)` returns JSON."""

@@ -38,7 +38,7 @@ def do(request: Mapping[str, Any], notify: Notify) -> Any:
         LoramergeError: of the run.
     """
     places = Places(Path.cwd(), tuple(map(Path, request["opened"])))
-    opened = _Opened(request, places)
+    opened = _RecipeText(request, places)
     if not request.get("run"):
         return opened.described(notify)
     recipe = opened.checked()
@@ -48,7 +48,7 @@ def do(request: Mapping[str, Any], notify: Notify) -> Any:
     return run_recipe(recipe, context, force=bool(request.get("force"))).json()
 
 
-class _Opened:
+class _RecipeText:
     """The text of a recipe, and what it says before it is checked.
 
     Args:
