@@ -1,4 +1,4 @@
-"""What all block types of ggml need: codes of a few bits in bytes, and extremes of short groups.
+"""Arrays for all block types of ggml: codes of a few bits in bytes, and extremes of short groups.
 
 numpy is fast along long axes and on few numbers of many bytes, so that everything here works on many
 blocks, and on several bytes, at a time.
@@ -43,7 +43,8 @@ def joined(codes: Array, bits: int, width: int) -> Array:
     found = parts[:, :, 0].copy()
     for number in range(1, 8 // bits):
         found |= parts[:, :, number] << word.type(bits * number)
-    return found.view(np.uint8).reshape(len(codes), -1)
+    packed: Array = found.view(np.uint8).reshape(len(codes), -1)
+    return packed
 
 
 def _word(width: int) -> tuple[Any, int]:

@@ -163,7 +163,7 @@ def _gap(pair: PlacePair, size: int, buffers: Buffers) -> Gap:
                 energies = [_energy(block) for block in blocks]
                 a, b, moved = a + energies[0], b + energies[1], moved + energies[2]
                 if noisy is None:
-                    noisy = _was_rounded(*blocks[:2], dtypes)
+                    noisy = _was_rounded(blocks[0], blocks[1], dtypes)
                 if noisy and within and math.isfinite(energies[2]):
                     begin = first + start
                     found = rounding_in(pair, plain, begin, min(begin + step, last), *blocks)

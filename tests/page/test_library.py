@@ -23,7 +23,7 @@ from loramerge.library.listings import Listings
 from loramerge.library.lookup import find, walk
 from loramerge.library.overview import Glance, index_state, overview
 from loramerge.library.registry import changed_registry, load_registry
-from loramerge.library.scan import scan
+from loramerge.library.scanning import scan
 from loramerge.page import cards as cards_module
 from loramerge.page import shelf as shelf_module
 from loramerge.page import thumbnails

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from loramerge.events import Notify
-from loramerge.library.duplicates import duplicates
+from loramerge.library.copies import duplicates
 from loramerge.library.index import open_index
 
 __all__ = ["do"]

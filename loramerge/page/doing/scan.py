@@ -8,7 +8,7 @@ from typing import Any
 
 from loramerge.events import Notify
 from loramerge.library.index import open_index
-from loramerge.library.scan import scan
+from loramerge.library.scanning import scan
 
 __all__ = ["do"]
 
