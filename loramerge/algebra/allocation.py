@@ -52,9 +52,10 @@ def ranks_for_size(
 ) -> list[int]:
     """Return the ranks that lose the least energy in a file of at most `budget` bytes.
 
-    Steps of each site's concave hull are taken by density while they fit. The first that does not
-    fit is taken in part, which solves the relaxed problem. Single directions then fill the rest.
-    The lost energy is at most that of the relaxed optimum plus one direction.
+    If nothing needs to be cut, nothing is. Else steps of each site's concave hull are taken by density
+    while they fit. The first that does not fit is taken in part, which solves the relaxed problem.
+    Single directions then fill the rest. The lost energy is at most that of the relaxed optimum plus
+    one direction.
 
     Args:
         candidates: every site that may be cut.
@@ -65,6 +66,9 @@ def ranks_for_size(
     Raises:
         UsageError: if even the file without any direction is larger.
     """
+    every = [len(candidate.energies) for candidate in candidates]
+    if exact_size(every) <= budget:  # also of kinds that are smaller whole than cut
+        return every
     ranks = [0] * len(candidates)
     empty = exact_size(ranks)
     if empty > budget:

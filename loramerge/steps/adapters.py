@@ -187,16 +187,20 @@ def budget(
     output: Output,
     made: Made | None,
     context: Context,
+    *,
+    stays: bool = False,
 ) -> SizeModel:
     """Return the model of file sizes for given ranks, including the recipe in the header.
 
     Args:
         frame: the adapter whose metadata and embeddings will be written.
         shapes: a delta of every site.
+        stays: see `size_model`.
     """
     output = replace(output, dtype=output.dtype or frame.dtype)
     entries = header_of(frame.with_deltas({}, made=made), output, context, exact=False)
-    return size_model(frame, shapes, output.dialect, output.dtype or frame.dtype, entries)
+    dtype = output.dtype or frame.dtype
+    return size_model(frame, shapes, output.dialect, dtype, entries, stays=stays)
 
 
 def whole_size(adapters: Sequence[Adapter], parameters: WriteParameters) -> int:

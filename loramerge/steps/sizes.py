@@ -73,6 +73,8 @@ def size_model(
     target: Dialect,
     dtype: str,
     entries: Mapping[str, str],
+    *,
+    stays: bool = False,
 ) -> SizeModel:
     """Return the model of file sizes for given ranks, from encoding adapters without data.
 
@@ -81,12 +83,13 @@ def size_model(
         shapes: a delta of every site, for shapes; sites not asked for by rank are written whole.
         dtype: safetensors name of the type that will be written.
         entries: that are added to the header.
+        stays: whether a site keeps its kind where its rank is not lowered, as in `resize`.
     """
 
     def exact(ranks: Mapping[Site, int]) -> int:
         deltas: dict[Site, Delta] = {}
         for site, whole in shapes.items():
-            if site not in ranks:
+            if site not in ranks or (stays and _stays(whole, ranks[site])):
                 deltas[site] = whole
             elif ranks[site]:
                 deltas[site] = stand_in(shapes[site].shape, ranks[site], dtype)
@@ -98,3 +101,8 @@ def size_model(
         return 3 * (len(site.name) + _HEADER_ENTRY) + 4
 
     return SizeModel(exact, DTYPES[dtype].bits // 8, first)
+
+
+def _stays(delta: Delta, rank: int) -> bool:
+    """Return whether a delta of another kind than LoRA has no more than a rank: it is often smaller."""
+    return not delta.facts.plain and delta.rank is not None and delta.rank <= rank

@@ -11,6 +11,7 @@ import pytest
 
 import loramerge as lm
 from loramerge.adapter.save import save
+from loramerge.library.shipped import shipped
 from tests.builders.deltas import adapter, of_spectrum
 from tests.builders.samples import read_safetensors, safetensors_bytes
 
@@ -210,6 +211,46 @@ def test_at_full_size_nothing_is_lost(pair, name):
             assert best["relative_error"] < even["relative_error"]
     assert found["uniform"][-1]["relative_error"] == found["best"][-1]["relative_error"] == 0
     assert found["best"][0]["relative_error"] > 0
+
+
+def _loha(path, rank=3):
+    """Write a LoHa on the layers of zuzu: of rank 9, in the bytes of LoRA of rank 6."""
+    source, _ = read_safetensors(shipped("zuzu"))
+    random, found = np.random.default_rng(0), {}
+    for key in source:
+        stem = key.removesuffix(".lora_up.weight")
+        if stem == key or source[key].ndim != 2:
+            continue
+        for number in "12":
+            for end, shape in (
+                ("a", (len(source[key]), rank)),
+                ("b", (rank, source[f"{stem}.lora_down.weight"].shape[1])),
+            ):
+                values = 0.1 * random.normal(size=shape)
+                found[f"{stem}.hada_w{number}_{end}"] = values.astype("float16")
+        found[f"{stem}.alpha"] = np.array(float(rank), "float16")
+    path.write_bytes(safetensors_bytes(found, {}))
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_a_kind_that_is_smaller_whole_than_cut_stays_whole_where_it_fits(pair, monkeypatch, right):
+    """Counting all ranks as LoRA, a limit above the file's own size cut a fifth of its norm."""
+    _loha(pair.folder / "loha.safetensors")
+    size = (pair.folder / "loha.safetensors").stat().st_size
+    if not right:
+        monkeypatch.setattr("loramerge.steps.sizes._stays", lambda delta, rank: False)
+    done = pair.ok(
+        "resize", "loha", "--max-size", str(size + 1000), "--json", "-o", "o.safetensors"
+    )
+    assert done.json["files"][0]["size_after"] <= size + 1000
+    found = pair.ok("resize", "loha", "--curve", "--json").json
+    at_own_size = min(found["best"], key=lambda point: abs(point["size"] - size))
+    assert (done.json["relative_error"] == 0) is right
+    assert (at_own_size["relative_error"] == 0) is right
+    for limit in (0.9, 0.5):
+        most = int(limit * size)
+        less = pair.ok("resize", "loha", "--max-size", str(most), "--json", "--force").json
+        assert less["files"][0]["size_after"] <= most and 0 < less["relative_error"] < 1
 
 
 def test_the_size_of_one_rank_has_no_room_for_the_words_of_a_limit(pair):

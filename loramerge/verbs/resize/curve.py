@@ -221,4 +221,4 @@ class Curve:
     def _model(self, **rule: Any) -> SizeModel:
         made = self._source.step("resize", replace(self._parameters, **rule))
         frame = self._whole.with_deltas({}, dtype=self._source.adapter.dtype)
-        return budget(frame, self._whole.deltas, self._output, made, self._context)
+        return budget(frame, self._whole.deltas, self._output, made, self._context, stays=True)

@@ -139,7 +139,8 @@ def _compute(
         if rule.max_size is not None:
             whole = for_dialect(whole, target.dialect)
             frame = whole.with_deltas({}, dtype=adapter.dtype)
-            sizes = budget(frame, whole.deltas, target, made, context)
+            stays = not one.fair
+            sizes = budget(frame, whole.deltas, target, made, context, stays=stays)
         cuts.append(Cut(rule, sizes, compared.norms))
         steps.append(made)
     try:
