@@ -143,11 +143,12 @@ def _common(one: Glance, places: Places) -> dict[str, Any]:
 
 def _said(facts: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the header of a file says."""
+    kinds: Mapping[str, int] = facts.get("kinds") or {}
     return {
         "what": facts.get("what"),
         "family": facts.get("family"),
         "trained_on": facts.get("trained_on"),
-        "kinds": dict(facts.get("kinds") or {}),
+        "kinds": sorted(kinds, key=lambda kind: -kinds[kind]),
         "ranks": dict(facts.get("ranks") or {}),
         "modules": facts.get("modules"),
     }

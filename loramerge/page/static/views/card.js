@@ -6,7 +6,7 @@ import { el, fill, fresh } from "../dom.js";
 import { fail, failure, say } from "../toast.js";
 import { label, size, stem } from "../words.js";
 
-const HIDDEN = new Set(["id", "picture", "problems", "tags", "note", "rating", "name", "reference", "ranks", "what", "group", "copies", "sidecars"]);
+const HIDDEN = new Set(["id", "picture", "problems", "tags", "own_tags", "note", "rating", "name", "reference", "ranks", "what", "group", "copies", "sidecars"]);
 
 function shown(name, value) {
   if (value === null || value === undefined || value === "" || (Array.isArray(value) && !value.length)) return null;
@@ -19,7 +19,7 @@ function shown(name, value) {
 
 function own(card, close, again) {
   const id = fresh("own");
-  const tags = el("input", { id: `${id}-tags`, value: (card.tags ?? []).join(", "), autocomplete: "off" });
+  const tags = el("input", { id: `${id}-tags`, value: (card.own_tags ?? card.tags ?? []).join(", "), autocomplete: "off" });
   const note = el("textarea", { id: `${id}-note`, rows: 3, value: card.note ?? "" });
   let rating = card.rating ?? 0;
   const stars = el("div.rating", { role: "radiogroup", "aria-label": "Rating" });
