@@ -1,10 +1,7 @@
-"""Load what the first picture needs, while nothing else is to be done."""
+"""Load what the first picture needs, before anyone asks for one."""
 
 from __future__ import annotations
 
-import os
-import sys
-import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,35 +11,6 @@ from loramerge.page.doing import preview
 
 __all__ = ["do"]
 
-_LEAST = 19  # the priority of a thread that runs when no other wants to
-
-
-def do(request: Mapping[str, Any], notify: Notify) -> None:
-    """Draw one step with the shipped base and adapters, in a thread of the least priority.
-
-    Where a system knows priorities of processes only, it has the usual one: a process cannot raise its
-    own again.
-
-    Raises:
-        LoramergeError: of `preview`.
-    """
-    errors: list[BaseException] = []
-
-    def work() -> None:
-        if sys.platform == "linux":
-            os.setpriority(os.PRIO_PROCESS, 0, _LEAST)  # of this thread alone
-        try:
-            preview.do({"values": _VALUES}, notify)
-        except BaseException as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    thread.join()
-    if errors:
-        raise errors[0]
-
-
 _VALUES = {
     "base": [TINY],
     "adapters": list(SHIPPED_ADAPTERS),
@@ -50,3 +18,15 @@ _VALUES = {
     "no_base": True,
     "steps": 1,
 }
+
+
+def do(request: Mapping[str, Any], notify: Notify) -> None:
+    """Draw one step with the shipped base and adapters.
+
+    It has the usual priority: a picture that is asked for meanwhile waits for it, and no process can
+    raise its own priority again.
+
+    Raises:
+        LoramergeError: of `preview`.
+    """
+    preview.do({"values": _VALUES}, notify)
