@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from loramerge.events import Notify
-from loramerge.library.copies import duplicates
-from loramerge.library.index import open_index
+from loramerge.library.functions import duplicates
 
 __all__ = ["do"]
 
@@ -18,8 +17,7 @@ def do(request: Mapping[str, Any], notify: Notify) -> dict[str, Any]:
     Raises:
         LoramergeError: if there is no index.
     """
-    with open_index(create=False) as index:
-        found = duplicates(index, notify=notify)
+    found = duplicates(notify=notify)
     groups: list[tuple[list[int], list[str]]] = []
     for kept, pairs in found.groups():
         several = [kept.content, *(one.content for p in pairs for one in (p.a, p.b))]

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from loramerge.events import Notify
-from loramerge.library.index import open_index
-from loramerge.library.scanning import scan_file
+from loramerge.library.functions import show
 
 __all__ = ["do"]
 
 
-def do(request: Mapping[str, Any], notify: Notify) -> int | None:
+def do(request: Mapping[str, Any], notify: Notify) -> int:
     """Return the content of the file at `path`, which is indexed if it is new.
 
     Raises:
         LoramergeError: if it cannot be read.
     """
-    with open_index() as index:
-        return scan_file(index, Path(request["path"])).content
+    return show(str(request["path"])).content

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from loramerge.events import Notify
-from loramerge.library.index import open_index
-from loramerge.library.scanning import scan
+from loramerge.library.functions import scan
 
 __all__ = ["do"]
 
@@ -19,5 +17,4 @@ def do(request: Mapping[str, Any], notify: Notify) -> Any:
     Raises:
         LoramergeError: of the scan.
     """
-    with open_index() as index:
-        return scan(index, [Path(folder) for folder in request["folders"]], notify=notify).json()
+    return scan(*request["folders"], notify=notify).json()
