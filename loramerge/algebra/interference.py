@@ -138,6 +138,17 @@ class _Unweighted:
     product: float
     spaces: _Spaces | None = None
 
+    def turned(self) -> _Unweighted:
+        """Return the figures of b and a."""
+        found = self.spaces
+        if found is None:
+            return self
+        both = (found.energies, found.outputs, found.inputs)
+        energies, outputs, inputs = ((b, a) for a, b in both)
+        return _Unweighted(
+            self.product, _Spaces(energies, outputs, inputs, found.ranks[::-1], found.shape)
+        )
+
 
 # delta → another or itself → their figures, which no weight changes
 Figures = MutableMapping[Delta, MutableMapping[Delta, _Unweighted]]
@@ -266,6 +277,7 @@ def _learn(
     for pairs, figures in zip(missing, found, strict=True):
         for (a, b, _), one in zip(pairs, figures, strict=True):
             known.setdefault(a, WeakKeyDictionary())[b] = one
+            known.setdefault(b, WeakKeyDictionary())[a] = one.turned()
 
 
 def _has(known: Figures, a: Delta, b: Delta, spaces: bool) -> bool:

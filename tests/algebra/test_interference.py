@@ -168,6 +168,7 @@ def keeps_what_weights_do_not_change(make: Callable[[], Callable[[Inputs], Inter
     for inputs in (
         [(a, 0.7), (b, -1.2)],
         [(a, 0.3), (b, 0.9)],
+        [(b, 0.6), (a, -2.0)],
         [(c, 2.0), (b, 0.5)],
         [(a, 1), (a, 0.5)],
     ):
@@ -202,7 +203,7 @@ def test_a_further_weight_computes_nothing(monkeypatch: pytest.MonkeyPatch) -> N
     found([(a, 1.0), (b, 1.0)])
     assert len(counted) == len(SHAPES)
     found([(a, 0.3), (b, -2.0)])
-    found([(b, 0.3), (a, -2.0)])
-    assert len(counted) == 2 * len(SHAPES)  # the other order is another pair
-    found([(a, 0.1), (b, 0.2)])
+    found([(b, 0.3), (a, -2.0)])  # nor does the other order
+    assert len(counted) == len(SHAPES)
+    found([(b, 0.3), (a, -2.0), (made(3), 1.0)])
     assert len(counted) == 2 * len(SHAPES)
