@@ -16,6 +16,7 @@ from loramerge.algebra.interference import Figures, Interference, interference
 from loramerge.algebra.mix import mix
 from loramerge.algebra.terms import terms_of
 from loramerge.algebra.weights import Weight
+from loramerge.events import Event, Progress
 from tests.builders.deltas import adapter, full, low_rank
 
 Inputs = list[tuple[Adapter, float]]
@@ -207,3 +208,23 @@ def test_a_further_weight_computes_nothing(monkeypatch: pytest.MonkeyPatch) -> N
     assert len(counted) == len(SHAPES)
     found([(b, 0.3), (a, -2.0), (made(3), 1.0)])
     assert len(counted) == 2 * len(SHAPES)
+
+
+def test_what_was_computed_before_a_stop_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slider that moves on stops the figures of before, and must not begin anew each time."""
+    counted: list[int] = []
+    compared = module._compared
+    monkeypatch.setattr(module, "_compared", lambda pairs: (counted.append(1), compared(pairs))[1])
+    known: Figures = WeakKeyDictionary()
+    terms = terms_of([(made(1), Weight(1.0)), (made(2), Weight(1.0))])
+
+    def stop(event: Event) -> None:
+        assert isinstance(event, Progress)
+        if event.done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interference(terms, 1.0, 2, known=known, threads=1, notify=stop)
+    first = len(counted)
+    interference(terms, 1.0, 2, known=known, threads=1)
+    assert len(counted) < first + len(SHAPES)
