@@ -12,6 +12,7 @@ torch: Any = pytest.importorskip("torch")
 diffusers: Any = pytest.importorskip("diffusers")
 
 from loramerge.errors import UsageError  # noqa: E402
+from loramerge.steps.parameters import Context  # noqa: E402
 from loramerge.steps.references import Reference  # noqa: E402
 from loramerge.train.drawing.sampling import SAMPLERS, sampler_of  # noqa: E402
 from loramerge.train.models.architectures import flux, sd  # noqa: E402
@@ -35,6 +36,20 @@ def test_weights_stand_together_for_each_adapter(monkeypatch: pytest.MonkeyPatch
     ]  # fmt: skip
     with pytest.raises(UsageError, match="is not a weight"):
         Preview(base=("x",), weight=("0.5;1",)).check()
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")
+@pytest.mark.parametrize("sampler", ["ddim", "heun"])  # heun takes two for each step but the last
+def test_progress_counts_the_steps_of_all_images(sampler: str) -> None:
+    told: list[Any] = []
+    asked = Preview(base=("tiny",), adapters=(Reference("zuzu"),), prompt=("a", "b"), steps=3, size=16,
+                    sampler=sampler)  # fmt: skip
+    context = Context(notify=told.append, models={})
+    verb.compute_preview(asked, context)
+    assert [(one.task, one.done) for one in told[:2]] == [("loading", 0), ("loading", 1)]
+    steps = [one.done for one in told[2:]]
+    assert {one.total for one in told[2:]} == {2 * 2 * 3}
+    assert steps == sorted(steps) and steps[-1] == 12 and set(steps) >= {3, 6, 9}
 
 
 def test_headings_are_told_apart() -> None:
