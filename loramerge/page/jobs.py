@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -177,7 +178,8 @@ class Jobs:
             self._end(job, state)
         finally:
             self._free.set()
-        await asyncio.to_thread(worker.end)
+        # no thread of the loop, which the server waits for at its end: torch takes seconds to leave
+        threading.Thread(target=worker.end, daemon=True).start()
 
     def _heard(self, job: Job, event: dict[str, Any]) -> None:
         if event.get("kind") != "progress":
