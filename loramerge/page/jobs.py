@@ -71,11 +71,12 @@ class Jobs:
         """Put a job in the queue, and return it; True if the same one is waiting or running already.
 
         Args:
-            key: of what it does; see `Job`.
+            key: of what it does, see `Job`; empty is the command.
 
         Raises:
             FileError: if it cannot be remembered.
         """
+        key = key or command
         with self._history.alone():
             for other in self.all():
                 if (

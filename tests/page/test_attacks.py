@@ -317,6 +317,21 @@ def test_links_that_lead_out_and_hidden_files_are_not_listed(page: Served, outsi
     assert "hidden" not in json.dumps(found["files"])
 
 
+def test_links_that_lead_out_are_no_cards(page: Served, outside: Path) -> None:
+    found = page.get("/api/library?limit=500").body
+    assert found["cards"] and "secret" not in json.dumps(found)
+    assert "link" not in json.dumps(found)
+
+
+def test_what_is_only_looked_at_writes_nothing(page: Served) -> None:
+    data = (page.folder / "changed.safetensors").write_bytes(_SMALL)
+    values = {"file": "changed.safetensors", "set": ["a=b"]}
+    found = page.post("/api/live", {"kind": "report", "verb": "meta", "values": values})
+    assert "writes files" in found.error
+    assert data == (page.folder / "changed.safetensors").stat().st_size
+    assert (page.folder / "changed.safetensors").read_bytes() == _SMALL
+
+
 def test_a_name_with_markup_is_text_in_json(page: Served) -> None:
     name = "<img src=x onerror=alert(1)>'\".safetensors"
     (page.folder / name).write_bytes(b"")

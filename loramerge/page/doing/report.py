@@ -8,6 +8,7 @@ from typing import Any
 
 from loramerge.errors import UsageError
 from loramerge.events import Notify
+from loramerge.parameters import parameters_of
 from loramerge.report.page import page
 from loramerge.report.views import has_report, report_of
 from loramerge.steps import engine
@@ -26,7 +27,9 @@ def do(request: Mapping[str, Any], notify: Notify) -> dict[str, Any]:
     """
     verb = verb_named(request["verb"])
     assert verb is not None
-    if verb.gives != "report":
+    if verb.gives != "report" or any(
+        one.name == "output" for one in parameters_of(verb.parameters)
+    ):
         raise UsageError(f"{verb.name} writes files", hint="run it")
     parameters = engine.parameters_from(verb.parameters, request["values"])
     context = Context(notify=notify, details=has_report(verb.name))

@@ -59,8 +59,11 @@ async def _again(request: Request) -> Response:
     if job.is_active:
         raise UsageError("this job has not ended yet")
     asked = job.request
-    if asked.get("do") != "run":
+    if asked.get("do") == "recipe":
         return await _start(asked, page)
+    if asked.get("do") != "run":  # of the page's own, such as a scan
+        same, already = page.jobs.add(job.title, asked, job.command, job.key)
+        return answer({"id": same.id, "already": already})
     values = dict(asked["values"])
     if asked["verb"] == "train" and job.state in _CONTINUED:
         values["resume"] = True
