@@ -38,12 +38,17 @@ def moved_onto(way: str, change: Array, steps: Array) -> Array:
     Args:
         way: one of `WAYS`.
         change: `(rows, columns)`.
-        steps: distance between neighbouring numbers around each weight; 0 leaves the change as it is.
+        steps: distance between neighbouring numbers around each weight; 0 leaves the change as it is,
+            and so does one that the change is too many of, as beside the zeros of float32.
     """
     import numpy as np
 
     known = steps > 0
-    whole = WAYS[way](change / np.where(known, steps, 1), steps)
+    with np.errstate(over="ignore"):
+        exact = change / np.where(known, steps, 1)
+    if not (counted := np.isfinite(exact)).all():
+        known, exact = known & counted, np.where(counted, exact, 0)
+    whole = WAYS[way](exact, steps)
     found: Array = np.where(known, whole * steps, change).astype(change.dtype, copy=False)
     return found
 

@@ -57,6 +57,16 @@ def test_strong_changes_are_those_to_nearest() -> None:
     assert np.abs(found - asked).max() <= 0.51 * steps.max()
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_a_change_of_more_steps_than_numbers_count_stays(way: str) -> None:
+    base = np.zeros((8, 16), "f4")
+    base[:, ::2] = 0.25
+    asked = np.full((8, 16), 1e-3, "f4")
+    found = moved_onto(way, asked, spacing(base, "F32"))
+    assert np.array_equal(found[:, 1::2], asked[:, 1::2])
+    assert np.abs(found - asked).max() < 1e-7
+
+
 @pytest.mark.parametrize("kind", ["float8_e4m3fn", "float8_e5m2", "bfloat16", "float16"])
 def test_spacing_is_the_distance_to_the_next_number(kind: str) -> None:
     dtype = np.dtype(getattr(ml_dtypes, kind, kind))
