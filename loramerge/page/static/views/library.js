@@ -98,7 +98,7 @@ export function show(root, { about, query }) {
   const count = el("p.soft.small", { role: "status" });
   const families = el("select", { "aria-label": "Family", onchange: () => change("family", families.value) });
   const search = el("input.search", { type: "search", placeholder: "Search names, words, tags", "aria-label": "Search the library", value: value.words,
-    oninput: later(() => change("words", search.value), 80) });
+    oninput: later(() => change("words", search.value), 15) });
   const sort = el("select", { "aria-label": "Sort by", onchange: () => change("sort", sort.value) }, Object.entries(SORTS).map(([word, text]) => el("option", { value: word, selected: word === value.sort }, text)));
   const duplicates = el("input", { type: "checkbox", checked: value.duplicates, onchange: () => change("duplicates", duplicates.checked) });
   const body = el("div.wall-place");
