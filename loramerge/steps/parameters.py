@@ -196,6 +196,8 @@ def command_words(name: str, parameters: Any) -> tuple[str, ...]:
 
 def _text(one: Parameter, value: Any) -> str:
     """Return a value as an option has it."""
+    if one.weighted:
+        return str(value.text())
     if not isinstance(value, Mapping):
         return str(value)
     from loramerge.algebra.rules import rules_of

@@ -1,5 +1,5 @@
-"""References to adapters or checkpoints with a weight: `A:0.8`, `A:unet=0.8:te=0`, `lora:A:0.8`,
-`<lora:A:0.8:lbw=OUTALL>`.
+"""References to adapters or checkpoints with a weight: `A:0.8`, `A:unet=0.8:te=0`, `A:depth=0,1`,
+`lora:A:0.8`, `<lora:A:0.8:lbw=OUTALL>`.
 
 Other programs write weights differently (`A=0.7`, `A:0.7,B:0.3`). loramerge does not guess the
 meaning of such texts: the error shows them in its own form, if the names in them are found.
@@ -11,18 +11,28 @@ import math
 import os
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from loramerge.algebra.blocks import PRESETS
 from loramerge.algebra.weights import Weight, shown_number, weight_of
-from loramerge.errors import CorruptFile, MissingFile, NotFound, Setting, UsageError, nearest
+from loramerge.errors import CorruptFile, MissingFile, NotFound, Setting, UsageError
 from loramerge.families.components import COMPONENT_WORDS
 from loramerge.files.yaml_values import yaml_values
 from loramerge.library.hub import hub_reference
 from loramerge.library.lookup import below, find
 from loramerge.library.registry import NameRegistry
 from loramerge.steps.foreign import rewritten
+from loramerge.steps.weight_words import (
+    BLOCKS,
+    DEPTH,
+    component_in,
+    depth_in,
+    number_in,
+    vector_in,
+    weight_words,
+)
 
 __all__ = [
     "Reference",
@@ -37,10 +47,7 @@ _ADAPTER = "lora:"
 _SUFFIXES = (".safetensors", ".pt", ".bin", ".gguf")
 _PROMPT = re.compile(r"<(?:lora|lyco):(.+)>\s*", re.DOTALL)
 _ASSIGNED = re.compile(r"([A-Za-z_0-9]+)=(.*)", re.DOTALL)
-_VECTOR = re.compile(r"[-+0-9.eE]+(,[-+0-9.eE]+)+")
-_BLOCKS = "lbw"  # of LoRA Block Weight for A1111: `<lora:A:1:lbw=OUTALL>`
 _TIMED = ("start", "stop", "step")  # of the same program
-_NUMBER = re.compile(r"[-+]?(([0-9]+\.?[0-9]*|\.[0-9]+)(e[-+]?[0-9]+)?|nan|inf)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -71,6 +78,17 @@ class Reference:
         name = f"{_ADAPTER}{self.name}" if self.adapter else self.name
         return name if self.written == "1" else f"{name}:{self.written}"
 
+    def text(self) -> str:
+        """Return the text that is read as this reference, with all numbers of its weight.
+
+        A weight that only a file can state has its name there.
+        """
+        found = ":".join([str(replace(self, written="1")), *weight_words(self.weight)])
+        with suppress(UsageError):
+            if parse_reference(found).weight == self.weight:
+                return found
+        return str(self)
+
     def holds(self, completes: str) -> str:
         """Return what the name stands for, see `parameters.Doc.completes`."""
         return "adapters" if self.adapter and completes == "models" else completes
@@ -80,7 +98,7 @@ class Reference:
         try:
             return find(self.name, "adapters", registry, root)
         except NotFound:
-            if _number(self.name) is not None:
+            if number_in(self.name) is not None:
                 raise UsageError(
                     f"{self.name!r} is a weight without an adapter", hint=f"write NAME:{self.name}"
                 ) from None
@@ -119,10 +137,6 @@ def _is_found(name: str, registry: NameRegistry | None, root: Path | None) -> bo
         return False
 
 
-def _number(text: str) -> float | None:
-    return float(text) if _NUMBER.fullmatch(text.strip()) else None
-
-
 def parse_reference(text: str, root: Path | None = None) -> Reference:
     """Split a reference into name and weight.
 
@@ -144,11 +158,12 @@ def parse_reference(text: str, root: Path | None = None) -> Reference:
     components: dict[str, float] = {}
     written: list[str] = []
     blocks: tuple[float, ...] = ()
+    depth: tuple[float, ...] = ()
     while True:
         head, colon, tail = rest.rpartition(":")
         if not colon:
             break
-        number = _number(tail)
+        number = number_in(tail)
         assigned = _ASSIGNED.fullmatch(tail)
         if number is not None:
             default.append(number)
@@ -158,28 +173,31 @@ def parse_reference(text: str, root: Path | None = None) -> Reference:
                 "steps, which a file cannot store",
                 hint="leave it out",
             )
-        elif assigned and assigned.group(1) != _BLOCKS:
-            found = _component(assigned.group(1), assigned.group(2), text)
+        elif assigned and assigned.group(1) == DEPTH and not depth:
+            depth = depth_in(assigned.group(2), text)
+            written.insert(0, f"{len(depth)} depths")
+        elif assigned and assigned.group(1) != BLOCKS:
+            found = component_in(assigned.group(1), assigned.group(2), text)
             if twice := found.keys() & components.keys():
                 raise UsageError(f"{text!r} gives {sorted(twice)[0]} two weights")
             components = found | components
             written.insert(0, f"{assigned.group(1)}={shown_number(next(iter(found.values())))}")
-        elif (found_blocks := _vector(tail, text)) and not blocks:
-            blocks, vector = found_blocks, tail.removeprefix(f"{_BLOCKS}=")
+        elif (found_blocks := vector_in(tail, text)) and not blocks:
+            blocks, vector = found_blocks, tail.removeprefix(f"{BLOCKS}=")
             written.insert(0, vector if vector in PRESETS else f"{len(blocks)} blocks")
         else:
             break
         rest = head
     default = default[:1] if len(set(default)) == 1 else default
-    if blocks and default == [1.0]:
+    if (blocks or depth) and default == [1.0]:
         default = []  # programs multiply: once the vector is the vector
-    if (len(default) > 1 or (default and blocks)) and len(rewritten(text)) > 1:
+    if (len(default) > 1 or (default and (blocks or depth))) and len(rewritten(text)) > 1:
         raise _not_a_reference(text)
-    if default and blocks:
-        products = ",".join(f"{default[0] * value:g}" for value in blocks)
+    if default and (blocks or depth):
+        products = ",".join(f"{default[0] * value:g}" for value in blocks or depth)
         raise UsageError(
             f"{text!r} gives both a number and weights per block; loramerge does not multiply them",
-            hint=f"write the products into the vector: {rest}:{products}"
+            hint=f"write the products into the vector: {rest}:{'' if blocks else 'depth='}{products}"
             if len(default) == 1
             else "write the products into the vector",
         )
@@ -197,7 +215,7 @@ def parse_reference(text: str, root: Path | None = None) -> Reference:
     stated = bool(default or written)
     if default or not written:
         written.insert(0, shown_number(default[0]) if default else "1")
-    weight = Weight(default[0] if default else 1.0, components, blocks)
+    weight = Weight(default[0] if default else 1.0, components, blocks, depth)
     return Reference(rest, weight, ":".join(written), adapter, stated)
 
 
@@ -207,45 +225,14 @@ def _says_adapter(text: str, root: Path | None) -> bool:
         return False
     part = text.removeprefix(_ADAPTER).partition(":")[0]
     assigned = _ASSIGNED.fullmatch(part)
-    weight = _number(part) is not None or (assigned and assigned.group(1) in COMPONENT_WORDS)
-    return not weight and not _vector(part, text)
-
-
-def _vector(tail: str, text: str) -> tuple[float, ...]:
-    """Return the block vector in a part of a reference, empty if it is not one.
-
-    Raises:
-        UsageError: for `lbw=` with anything else.
-    """
-    named, _, vector = tail.rpartition("=")
-    if named in ("", _BLOCKS) and (_VECTOR.fullmatch(vector) or vector in PRESETS):
-        return tuple(map(float, PRESETS.get(vector) or vector.split(",")))
-    if named == _BLOCKS:
-        raise UsageError(
-            f"{text!r}: {vector!r} is not a weight per block",
-            expected=f"numbers with commas between, or one of {', '.join(PRESETS)}",
-        )
-    return ()
+    known = (DEPTH, *COMPONENT_WORDS)
+    weight = number_in(part) is not None or (assigned and assigned.group(1) in known)
+    return not weight and not vector_in(part, text)
 
 
 def references(*texts: str) -> tuple[Reference, ...]:
     """Parse several references; see `parse_reference`."""
     return tuple(parse_reference(text) for text in texts)
-
-
-def _component(word: str, value: str, text: str) -> dict[str, float]:
-    """Return component weights for one `word=value`."""
-    number = _number(value)
-    if word not in COMPONENT_WORDS:
-        close = nearest(word, COMPONENT_WORDS)
-        raise UsageError(
-            f"{text!r}: {word!r} is not a component",
-            expected=", ".join(COMPONENT_WORDS),
-            hint=f"did you mean {close}?" if close else None,
-        )
-    if number is None:
-        raise UsageError(f"{text!r}: {value!r} is not a number")
-    return dict.fromkeys(COMPONENT_WORDS[word], number)
 
 
 def place_of(name: str, references: Sequence[Reference]) -> int:
@@ -286,7 +273,7 @@ def with_weight_files(
             raise UsageError(
                 f"{assignment!r} is not NAME=FILE",
                 hint="write a number behind the adapter: NAME:0.7"
-                if _number(assignment.split(",")[0]) is not None
+                if number_in(assignment.split(",")[0]) is not None
                 else (Setting("weights", "NAME=FILE.yaml"),),
             )
         place = place_of(name, result)

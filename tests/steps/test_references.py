@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loramerge.adapter import Site
+from loramerge.algebra.weights import Weight, weight_of
 from loramerge.errors import LoramergeError, UsageError
-from loramerge.steps.references import parse_reference
+from loramerge.steps.references import Reference, parse_reference
 
 
 @pytest.mark.parametrize(
@@ -31,6 +32,33 @@ def test_names_and_weights(text, name, written):
     assert parse_reference(str(found)) == found
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "A", "A:0.8", "lora:A:0.5", "A:OUTALL", "A:1,0,0,0,0,0,0,0,1,1,1,1,1,1,1,1,0.25",
+        "A:unet=0.5:te=0", "A:0.7:te2=-1", "A:depth=0,1,0.5", "A:te=0.8:depth=0.1,1",
+        "C:\\x:te1=0.1:unet=0.3:MIDD",
+    ],
+)  # fmt: skip
+def test_the_text_of_a_reference_is_read_as_it(text):
+    """A shorter form, such as `A:17 blocks` of tables, would be a name of another file."""
+    found = parse_reference(text)
+    again = parse_reference(found.text())
+    assert (again.name, again.weight, again.adapter) == (found.name, found.weight, found.adapter)
+
+
+def test_a_weight_that_only_a_file_states_has_its_words():
+    found = Reference("A", Weight(0.5, match=(("*attn*", 0.0),)), "quiet attention")
+    assert found.text() == "A:quiet attention"
+    assert Reference("A", Weight(0.5, depth=(0.0, 1.0)), "both").text() == "A:both"
+
+
+def test_depth():
+    weight = parse_reference("A:te=0.25:depth=0,1,0.5").weight
+    assert (weight.depth, weight.components["text_encoder"]) == ((0.0, 1.0, 0.5), 0.25)
+    assert weight == weight_of({"te": 0.25, "depth": [0, 1, 0.5]}, "a recipe")
+
+
 def test_components():
     weight = parse_reference("A:0.7:unet=0.5:te2=0").weight
 
@@ -48,7 +76,7 @@ def test_components():
 @pytest.mark.parametrize(
     "text",
     ["A:0.8:0.5", "A:1:1:0.5", "A:1,0,0", "A:nan", "A:-inf", "A:1e999", "", " ", ":1", "<lora::1>",
-     "A:foo=1",
+     "A:foo=1", "A:depth=x", "A:depth=1", "A:0.5:depth=0,1", "A:depth=0,1:OUTALL", "A:depth=0,nan",
      "A:unet=", "A:unet=a", "A:te=1:te1=2", "A:te=1:te=1", "A:0.5:te=0:0.3"],
 )  # fmt: skip
 def test_refusals(text):

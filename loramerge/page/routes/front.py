@@ -14,10 +14,10 @@ from starlette.routing import Route
 from loramerge import __version__
 from loramerge.algebra.blocks import PRESETS, VECTORS
 from loramerge.errors import NotFound
-from loramerge.families import FAMILIES
 from loramerge.library.index import has_index
 from loramerge.library.registry import load_registry
 from loramerge.library.shipped import SHIPPED_ADAPTERS, SHIPPED_BASES
+from loramerge.page.families import families
 from loramerge.page.forms import operators
 from loramerge.page.places import Places
 from loramerge.page.server import answer, page_of
@@ -57,7 +57,7 @@ def _facts(places: Places) -> dict[str, Any]:
         "bases": [*shipped, *registered],
         "adapters": [{"name": n, "reference": n, "shipped": True} for n in SHIPPED_ADAPTERS],
         "operators": operators(),
-        "families": [{"name": name, "title": name} for name in FAMILIES],
+        "families": families(),
         "presets": {name: list(values) for name, values in PRESETS.items()},
         "vectors": {str(length): list(names) for length, names in VECTORS.items()},
         "indexed": has_index(),

@@ -40,8 +40,7 @@ export function wire(verb, info, values, about) {
     const value = values[one.word];
     if (value === undefined || value === null || value === "" || !belongs(one, operator)) continue;
     if (Array.isArray(value) && !value.length) continue;
-    const word = one.refers === "models" || one.refers === "bases" ? "model" : "adapter";
-    const said = (item) => (typeof item !== "object" ? item : one.weighted ? spoken(item, word, about.presets) : item.name);
+    const said = (item) => (typeof item !== "object" ? item : one.weighted ? spoken(item, about.presets) : item.name);
     found[one.word] = Array.isArray(value) ? value.map(said) : said(value);
   }
   return found;

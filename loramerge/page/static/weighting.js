@@ -10,7 +10,7 @@ const DEPTH = ["first block", "", "middle", "", "last block"];
 
 function modesOf(parts) {
   return Object.keys(MODES).filter((mode) =>
-    mode === "components" ? parts.components.length > 1 : mode === "blocks" ? parts.vectors.length : mode !== "depth" || parts.components.includes("unet"));
+    mode === "components" ? parts.components.length > 1 : mode === "blocks" ? parts.vectors.length : mode !== "depth" || parts.depth);
 }
 
 function sliders(weight, changed) {

@@ -13,13 +13,8 @@ export function presetOf(vector, presets) {
   return Object.keys(presets ?? {}).find((name) => same(presets[name], vector)) ?? null;
 }
 
-/**
- * Return a weighted name in the words of recipes: text where there is a notation, else a mapping.
- *
- * @param {{name: string, weight: object}} item
- * @param {string} word `adapter` or `model`
- */
-export function spoken({ name, weight }, word, presets) {
+/** Return a weighted name, `{name, weight}`, as recipes and the command line write it. */
+export function spoken({ name, weight }, presets) {
   if (weight.mode === "components") {
     const parts = Object.entries(weight.parts).map(([part, value]) => `${part}=${tidy(value)}`);
     return parts.length ? [name, ...parts].join(":") : name;
@@ -29,7 +24,7 @@ export function spoken({ name, weight }, word, presets) {
     return `${name}:${presetOf(vector, presets) ?? vector.join(",")}`;
   }
   if (weight.mode === "depth") {
-    return { [word]: name, weight: { default: tidy(weight.rest ?? 1), depth: weight.points.map(tidy) } };
+    return `${name}:te=${tidy(weight.rest ?? 1)}:depth=${weight.points.map(tidy).join(",")}`;
   }
   const value = tidy(weight.value);
   return value === 1 ? name : `${name}:${value}`;
@@ -49,22 +44,10 @@ function level(weight) {
   return values?.length ? values.reduce((sum, one) => sum + one, 0) / values.length : (weight.value ?? 1);
 }
 
-const GUESSED = {
-  sd15: { components: ["unet", "te"], vectors: [17, 26] },
-  sd21: { components: ["unet", "te"], vectors: [17, 26] },
-  sdxl: { components: ["unet", "te1", "te2"], vectors: [12, 20, 26] },
-  flux1: { components: ["transformer", "te1", "te2"], vectors: [57, 61] },
-  sd3: { components: ["transformer", "te1", "te2", "te3"], vectors: [] },
-  wan: { components: ["transformer", "transformer_2", "te"], vectors: [] },
-};
-const USUAL = { components: ["unet", "te"], vectors: [] };
+const UNKNOWN = { components: ["unet", "te"], vectors: [], depth: false };
 
-/** Return the components and lengths of vectors that a family takes. */
-export function partsOf(family, families) {
-  const found = (families ?? []).find((one) => one.name === family);
-  const guess = GUESSED[family] ?? USUAL;
-  return { components: found?.components ?? guess.components, vectors: found?.vectors ?? guess.vectors };
-}
+/** Return the components of a family, and the block vectors that it takes. */
+export const partsOf = (family, families) => (families ?? []).find((one) => one.name === family) ?? UNKNOWN;
 
 /** Return a weight in another mode that says about the same. */
 export function inMode(weight, mode, parts, length) {

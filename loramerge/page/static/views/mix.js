@@ -65,7 +65,7 @@ export function show(root, { about, verbs, query }) {
   const body = (items = value.adapters) => {
     if (!items.length) return null;
     const all = wire("mix", info, { ...value.values, adapters: items }, about);
-    return Object.keys(all).every((word) => PLAIN.has(word)) ? { adapters: items.map((one) => spoken(one, "adapter", about.presets)) } : { of: { verb: "mix", values: all } };
+    return Object.keys(all).every((word) => PLAIN.has(word)) ? { adapters: items.map((one) => spoken(one, about.presets)) } : { of: { verb: "mix", values: all } };
   };
   const plan = planPanel("mix");
   const preview = previewPanel({ about, settings: value.draw, keep, onsettings: () => preview.ask(body()), settled: () => planNow(true) });
