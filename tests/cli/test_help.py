@@ -59,6 +59,8 @@ def test_examples_run(run, name, monkeypatch):
     if name in ("train", "preview", "demo"):
         few_steps(monkeypatch)
         unmeasured(monkeypatch)
+    if name == "ui":  # tests/page have servers; this one would wait for Ctrl-C
+        monkeypatch.setattr("loramerge.page.serve.serve", lambda *given: None)
     for line in examples:
         prepare(run, monkeypatch, resized=name == "diff", pictures=name in ("train", "preview"))
         if name in ("library search", "library similar", "library duplicates"):
@@ -79,7 +81,7 @@ def test_optional_arguments_are_shown_as_such(run):
 _WITHOUT_RESULT = {
     "base add", "base remove", "library add", "library remove",
     "completion install", "completion show", "completion uninstall", "comfyui install",
-    "comfyui uninstall",
+    "comfyui uninstall", "ui",
 }  # fmt: skip
 
 
