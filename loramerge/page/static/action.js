@@ -11,8 +11,9 @@ import { copy, fail, failure, say } from "./toast.js";
 
 const tabs = remembered("action-tab", { tab: "command" });
 
-function saveRecipe(verb, text) {
+function saveRecipe(verb, text, unnamed) {
   return async () => {
+    if (unnamed()) return;
     const path = await asked("Save as recipe", {
       label: "File", value: `${verb}.yaml`, help: "Relative to the current folder. `loramerge run FILE` repeats it.",
     });
@@ -30,7 +31,7 @@ function saveRecipe(verb, text) {
 }
 
 /** Return `{node, strip}`: the two texts in tabs, with Copy and Save. */
-function texts(verb) {
+function texts(verb, unnamed) {
   const now = { command: "", yaml: "" };
   const code = el("pre.code", { tabindex: "0", "aria-label": "The same as text" });
   const names = { command: "Command", yaml: "YAML" };
@@ -48,7 +49,7 @@ function texts(verb) {
   const node = el("div.texts", {},
     el("div.row", {}, el("div.tabs", { role: "tablist", "aria-label": "The same as text" }, buttons), el("span.grow"),
       el("button.quiet", { type: "button", onclick: () => copy(now[tabs.value.tab], names[tabs.value.tab]) }, icon("copy"), "Copy"),
-      el("button.quiet", { type: "button", onclick: saveRecipe(verb, () => now.yaml) }, "Save as recipe")),
+      el("button.quiet", { type: "button", onclick: saveRecipe(verb, () => now.yaml, unnamed) }, "Save as recipe")),
     code);
   draw();
   return { node, set: (next) => (Object.assign(now, next), draw()) };
@@ -66,7 +67,12 @@ function texts(verb) {
 export function actionPanel(verb, values, options = {}) {
   const { label = "Run", missing = "", output = "output", kept = {}, keep = () => {}, done = () => {} } = options;
   const id = fresh("output");
-  const shown = texts(verb);
+  const shown = texts(verb, () => {
+    if (!output || input.value.trim()) return false;
+    say("Name the file above first: a recipe says where its result goes.");
+    input.focus();
+    return true;
+  });
   const place = jobPlace(done);
   const message = el("div.action-note");
   const replace = el("input", { type: "checkbox", onchange: () => update() });
