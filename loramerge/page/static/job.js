@@ -45,7 +45,7 @@ function outputs(one) {
   }));
 }
 
-function buttons(one, here) {
+function buttons(one, here, started) {
   const train = one.verb === "train";
   const found = [];
   if (ACTIVE.has(one.state)) {
@@ -53,7 +53,7 @@ function buttons(one, here) {
       train && one.state === "running" ? "Stop and keep" : "Cancel"));
   } else {
     if (one.state !== "done") {
-      found.push(el("button", { type: "button", onclick: () => again(one.id) }, icon("play"), train ? "Resume" : "Run again"));
+      found.push(el("button", { type: "button", onclick: () => again(one.id).then((answer) => answer && started(answer.id)) }, icon("play"), train ? "Resume" : "Run again"));
     }
     if (train && !here) found.push(el("a.button", { href: `#/train?job=${one.id}` }, "Loss and samples"));
     if (!here) found.push(el("button.icon-only", { type: "button", "aria-label": `Remove ${one.title} from the history`, onclick: () => forget(one.id) }, icon("close")));
@@ -81,15 +81,15 @@ function time(one) {
   return ago(one.started ?? one.created);
 }
 
-/** Return the block of a job that is not drawn again by itself. */
-export function jobBlock(one, { quiet = false, here = false } = {}) {
+/** Return the block of a job that is not drawn again by itself; `started` is told of the one that follows it. */
+export function jobBlock(one, { quiet = false, here = false, started = () => {} } = {}) {
   const running = ACTIVE.has(one.state);
   return el(`article.job.${one.state}`, { "data-job": one.id, "data-state": one.state },
     el("header.row", {},
       el("span.state", {}, STATES[one.state] ?? one.state),
       el("h3", {}, one.title ?? one.verb ?? "Job"),
       el("span.soft.grow", {}, time(one)),
-      buttons(one, here)),
+      buttons(one, here, started)),
     running ? [bar(one), el("p.soft.small", { "aria-live": "off" }, said(one))] : null,
     one.error ? failure({ message: one.error.text ?? String(one.error), hint: one.error.hint }) : null,
     replacing(one),
@@ -107,20 +107,17 @@ export function jobPlace(ended = () => {}) {
   const draw = () => {
     const one = job(id);
     if (!one) return;
-    fill(node, jobBlock(one, { quiet: true }));
+    fill(node, jobBlock(one, { quiet: true, started: show }));
     if (!ACTIVE.has(one.state) && told !== id) {
       told = id;
       ended(one);
     }
   };
   const end = onChange((which) => (which === null || which === id) && draw());
-  return {
-    node,
-    show(next) {
-      id = next;
-      told = null;
-      draw();
-    },
-    stop: end,
-  };
+  function show(next) {
+    id = next;
+    told = null;
+    draw();
+  }
+  return { node, show, stop: end };
 }

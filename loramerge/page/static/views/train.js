@@ -58,21 +58,22 @@ function watching() {
   }
   const draw = () => {
     const one = job(id);
-    if (one) fill(head, jobBlock(one, { quiet: true, here: true }));
+    if (one) fill(head, jobBlock(one, { quiet: true, here: true, started: show }));
   };
   const end = onChange((which) => {
     if (which !== null && which !== id) return;
     draw();
     if (!ACTIVE.has(job(id)?.state)) ask();
   });
+  function show(next) {
+    id = next;
+    node.hidden = false;
+    draw();
+    ask();
+  }
   return {
     node,
-    show(next) {
-      id = next;
-      node.hidden = false;
-      draw();
-      ask();
-    },
+    show,
     stop() {
       stopped = true;
       clearTimeout(timer);
