@@ -204,6 +204,40 @@ def test_a_reload_loses_nothing(browser, address):
         assert tab.view.locator("html").get_attribute("data-theme") == "dark"
 
 
+def test_the_handle_on_the_curve_chooses_the_rank(browser, address):
+    with opened(browser, address, "resize?file=zuzu") as tab:
+        handle = tab.view.get_by_role("slider", name="Smaller to larger")
+        handle.press("End")
+        code = tab.view.locator(".texts .code")
+        code.get_by_text("loramerge resize zuzu --rank 7", exact=True).wait_for()
+        handle.press("Home")
+        code.get_by_text("loramerge resize zuzu --rank 1", exact=True).wait_for()
+        assert "rank 1, " in tab.view.locator(".handle-said").inner_text()
+        tab.view.get_by_role("radio", name="Best rank in each module").click()
+        code.get_by_text("--max-size").wait_for()
+        tab.view.get_by_text("Modules that lose most").click()
+        assert tab.view.get_by_role("row").count() > 5
+        assert (tab.said, tab.elsewhere) == ([], [])
+
+
+def test_a_running_training_is_shown_after_a_reload(browser, address):
+    running = {
+        "id": "1", "title": "train a", "verb": "train", "values": {}, "command": "", "state": "running",
+        "created": 1, "started": 1, "ended": None, "events": [], "error": None, "outputs": [],
+        "progress": {"task": "train", "done": 3, "total": 4, "unit": "steps", "said": ""},
+    }  # fmt: skip
+    losses = {"steps": 3, "losses": [[1, 1.5], [2, 1], [3, 0.5]], "validation": [], "samples": None}
+    answers = {"/api/jobs": [running], "/api/jobs/1/training": {**losses, "findings": []}}
+    with opened(browser, address, "train", answers=answers) as tab:
+        tab.view.locator(".watching .chart").wait_for()
+        assert (
+            tab.view.get_by_role("progressbar", name="train a").get_attribute("aria-valuenow")
+            == "75"
+        )
+        assert tab.view.get_by_role("button", name="Stop and keep").is_visible()
+        assert tab.view.locator(".indicator").inner_text() == "1 job · 75 %"
+
+
 def card(number: int, **more: Any) -> dict[str, Any]:
     """An adapter of a library, as the server tells of it."""
     name = f"adapter {number:04d}"

@@ -13,11 +13,10 @@ const place = document.getElementById("frame");
 
 async function start() {
   if (!hasToken) throw new Error("Open the address that `loramerge ui` shows in the terminal: it ends in a token that this one lacks.");
-  const [about, verbs] = await Promise.all([get("/api/about"), get("/api/verbs")]);
+  const [about, verbs] = await Promise.all([get("/api/about"), get("/api/verbs"), begin().catch(fail)]);
   const parts = frame(place, { about, verbs, help });
   document.body.append(baseList(about));
   listen();
-  begin().catch(fail);
 
   let end = null;
   let turn = 0;
