@@ -220,6 +220,18 @@ def test_the_handle_on_the_curve_chooses_the_rank(browser, address):
         assert (tab.said, tab.elsewhere) == ([], [])
 
 
+def test_a_verb_that_writes_runs_only_when_it_is_told(browser, address):
+    """`meta` gives a report, and changes the file."""
+    with opened(browser, address, "do/meta?file=zuzu") as tab:
+        asked: list[str] = []
+        tab.view.on("request", lambda request: asked.append(request.url))
+        tab.view.get_by_label("Set", exact=True).fill("a=b")
+        tab.view.locator(".texts .code").get_by_text("a=b").wait_for()
+        tab.view.wait_for_timeout(600)
+        assert any("/api/action" in url for url in asked)
+        assert not any("/api/live" in url or "/api/jobs" in url for url in asked)
+
+
 def test_a_running_training_is_shown_after_a_reload(browser, address):
     running = {
         "id": "1", "title": "train a", "verb": "train", "values": {}, "command": "", "state": "running",

@@ -31,7 +31,9 @@ export function routeOf(hash) {
 export function describe({ name, verb }, verbs) {
   if (ROUTES[name]) return { ...ROUTES[name], name, verb: name };
   if (name !== "do" || !verbs[verb]) return null;
-  const load = verbs[verb].gives === "report" ? ROUTES.inspect.load : ROUTES.bake.load;
+  // a report is made while one looks; a verb that may write, such as meta, runs when one says so
+  const looks = verbs[verb].gives === "report" && !verbs[verb].parameters.some((one) => one.output);
+  const load = looks ? ROUTES.inspect.load : ROUTES.bake.load;
   return { title: verb.charAt(0).toUpperCase() + verb.slice(1), icon: "tools", group: "More", name: `do/${verb}`, verb, load };
 }
 
