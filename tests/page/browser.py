@@ -18,6 +18,7 @@ from tests.report.test_browser import CHROMIUM, FLAGS
 __all__ = ["CHROMIUM", "FLAGS", "Opened", "opened", "served"]
 
 ROOT = Path(__file__).resolve().parents[2]
+_PATIENCE = 120_000  # milliseconds; torch is loaded slowly where much else runs
 _DRAWN = """() => new Promise((done) => {
   const node = document.querySelector(".preview");
   const look = () => node.dataset.state === "drawn" && (watch.disconnect(), done());
@@ -105,6 +106,7 @@ def opened(
     context = browser.new_context(
         viewport={"width": size[0], "height": size[1]}, color_scheme=scheme, **more
     )
+    context.set_default_timeout(_PATIENCE)
     tab = Opened(context.new_page(), address)
     host = urlsplit(address).netloc
 
