@@ -1,11 +1,13 @@
 """Conversion between float8 and float32, several times as fast as number by number.
 
-Two float8 at once are looked up in a table of all pairs. A float32 is rounded by adding a number so
-large that the sum has no more bits than the float8, and taking it away again; what was added holds the
-exponent of the float8, and the sum its mantissa. Numbers that are larger than a float8 are cut to their
-upper 16 bits, of which the last says whether anything was cut: rounding to odd. These are more than two
-bits beyond those of a float8, so that rounding them once more, to nearest and ties to even, gives what
-rounding the float32 gives. The table has one entry for each of the 65,536.
+The bits of a float8 are shifted to their places in a float32, which is then multiplied by a power of
+two; where many are subnormal, which some processors are slow with, or one is NaN or infinity, they are
+looked up in a table. A float32 is rounded by adding a number so large that the sum has no more bits than
+the float8, and taking it away again; what was added holds the exponent of the float8, and the sum its
+mantissa. Numbers that are larger than a float8 are cut to their upper 16 bits, of which the last says
+whether anything was cut: rounding to odd. These are more than two bits beyond those of a float8, so that
+rounding them once more, to nearest and ties to even, gives what rounding the float32 gives. The table
+has one entry for each of the 65,536.
 """
 
 from __future__ import annotations
@@ -20,11 +22,13 @@ if TYPE_CHECKING:
 else:
     Array = Any
 
-__all__ = ["codes_of", "is_eighth", "round_eighths", "widen_eighths"]
+__all__ = ["codes_of", "is_eighth", "round_eighths", "widen_eighths", "with_subnormals"]
 
-# bits of the mantissa, bias of the exponent, and the largest number
-_LAYOUTS = {"float8_e4m3fn": (3, 7, 448.0), "float8_e5m2": (2, 15, 57344.0)}
+# bits of the mantissa, bias of the exponent, the largest number, and the byte after that
+_LAYOUTS = {"float8_e4m3fn": (3, 7, 448.0, 0x7F), "float8_e5m2": (2, 15, 57344.0, 0x7C)}
 _EXPONENT = 0x7F800000  # bits of a float32
+_SUBNORMAL = 2.0**-140  # of float32
+_MANY = 1 / 8  # share of subnormal numbers
 _LOWER, _LAST = 0xFFFF, 0x10000
 _PIECE = 1 << 17  # numbers converted at once
 
@@ -39,11 +43,17 @@ def widen_eighths(raw: Array, out: Array) -> None:
     import numpy as np
 
     codes, floats = raw.reshape(-1).view(np.uint8), out.reshape(-1)
-    even = codes.size - codes.size % 2
-    pairs, values = _tables(raw.dtype)
-    # no number is computed: 64 bits are moved
-    np.take(pairs, codes[:even].view(np.uint16), out=floats[:even].view(np.float64), mode="clip")
-    floats[even:] = values[codes[even:]]
+    mantissa, bias, _, beyond = _LAYOUTS[raw.dtype.name]
+    sizes = codes & np.uint8(0x7F)
+    usual = with_subnormals() and sizes.max(initial=0) < beyond
+    if not usual or np.count_nonzero(sizes >> mantissa) < (1 - _MANY) * codes.size:
+        np.take(_values(raw.dtype), codes, out=floats, mode="clip")
+        return
+    bits = floats.view(np.int32)
+    np.copyto(bits, codes.view(np.int8))
+    np.left_shift(bits, 23 - mantissa, out=bits)
+    np.bitwise_and(bits, np.int32((0x7F << (23 - mantissa)) - (1 << 31)), out=bits)
+    np.multiply(floats, np.float32(2.0 ** (127 - bias)), out=floats)
 
 
 def round_eighths(exact: Array, out: Array, back: Array) -> None:
@@ -57,7 +67,7 @@ def round_eighths(exact: Array, out: Array, back: Array) -> None:
     flat, floats, codes = exact.reshape(-1), back.reshape(-1), out.reshape(-1).view(np.uint8)
     piece = min(_PIECE, flat.size)
     scratch = np.empty((4, piece), np.int32)
-    mantissa, bias, most = _LAYOUTS[out.dtype.name]
+    mantissa, bias, most, _ = _LAYOUTS[out.dtype.name]
     scratch[0] = (128 - bias) << 23  # the power of the smallest normal number
     for start in range(0, flat.size, _PIECE):
         part = slice(start, start + piece)
@@ -136,13 +146,12 @@ def _round(exact: Array, out: Array, codes: Array) -> None:
 
 
 @cache
-def _tables(kind: Any) -> tuple[Array, Array]:
-    """Return the numbers of all pairs of bytes, each pair as 64 bits, and those of all bytes."""
+def _values(kind: Any) -> Array:
+    """Return the numbers of all bytes."""
     import numpy as np
 
-    values: Array = np.arange(256, dtype=np.uint8).view(kind).astype(np.float32)
-    pairs = values[np.arange(1 << 16, dtype=np.uint16).view(np.uint8)].view(np.float64)
-    return pairs, values
+    found: Array = np.arange(256, dtype=np.uint8).view(kind).astype(np.float32)
+    return found
 
 
 @cache
@@ -154,3 +163,10 @@ def _codes(kind: Any) -> Array:
     with np.errstate(over="ignore", invalid="ignore"):
         found: Array = upper.view(np.float32).astype(kind).view(np.uint8)
     return found
+
+
+def with_subnormals() -> bool:
+    """Return whether this thread computes with subnormal numbers, which some libraries turn off."""
+    import numpy as np
+
+    return bool((np.full(1, _SUBNORMAL, np.float32) * np.float32(2.0**20))[0])

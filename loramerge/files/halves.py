@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from loramerge.files.eighths import is_eighth, round_eighths, widen_eighths
+from loramerge.files.eighths import with_subnormals as _exact
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,7 +27,6 @@ _INFINITY, _NEGATIVE = 0x7C00, 0x8000  # bits of a float16
 _EXPONENT, _SIGN = 0x7F800000, -0x80000000  # bits of a float32
 _LARGE = 0x47000000  # bits of 2¹⁵; larger numbers may not fit
 _LEAST = 0x38800000  # bits of 2⁻¹⁴, the smallest normal float16
-_SUBNORMAL = 2.0**-140  # of float32
 _PIECE = 1 << 16  # numbers converted at once
 
 
@@ -117,10 +117,3 @@ def _round(exact: Array, out: Array, back: Array, scratch: Array) -> None:
     np.right_shift(bits, np.uint32(_SHIFT), out=bits)
     np.bitwise_or(bits, signs, out=bits)
     np.copyto(out.view(np.uint16), bits, casting="unsafe")
-
-
-def _exact() -> bool:
-    """Return whether this thread computes with subnormal numbers, which some libraries turn off."""
-    import numpy as np
-
-    return bool((np.full(1, _SUBNORMAL, np.float32) * np.float32(2.0**20))[0])

@@ -69,12 +69,52 @@ def test_numbers_are_rounded_and_read_as_ml_dtypes_does(kind: Any) -> None:
 @kinds
 def test_every_pair_of_bytes_becomes_the_same_floats(kind: Any) -> None:
     pairs = np.arange(1 << 16, dtype=np.uint16).view(kind)
-    for raw in (pairs, pairs[1:-2], of_all_bytes(kind)[:1]):
-        out = np.empty(len(raw), "f4")
-        eighths.widen_eighths(raw, out)
-        right = raw.astype("f4")
-        assert np.array_equal(out, right, equal_nan=True)
-        assert np.array_equal(np.signbit(out), np.signbit(right))
+    for raw in (pairs, pairs[1:-2], finite(kind), finite(kind)[1:-1], of_all_bytes(kind)[:1]):
+        assert is_widened(raw)
+
+
+def finite(kind: Any) -> Array:
+    """All finite numbers, the normal ones often, so that bits are shifted and no table is used."""
+    every = of_all_bytes(kind)
+    every = every[np.isfinite(every.astype("f4"))]
+    return np.concatenate([every, *[every[np.abs(every.astype("f4")) > 0.1]] * 9])
+
+
+def is_widened(raw: Array) -> bool:
+    out, right = np.empty(len(raw), "f4"), raw.astype("f4")
+    eighths.widen_eighths(raw, out)
+    same = np.array_equal(out, right, equal_nan=True)
+    return same and np.array_equal(np.signbit(out), np.signbit(right))
+
+
+@kinds
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_wrong_shift_or_factor_is_found(
+    kind: Any, place: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout = list(eighths._LAYOUTS[kind.name])
+    layout[place] += 1
+    monkeypatch.setitem(eighths._LAYOUTS, kind.name, tuple(layout))
+    assert not is_widened(finite(kind))
+
+
+@kinds
+def test_a_number_taken_for_a_finite_one_is_found(
+    kind: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    *layout, _ = eighths._LAYOUTS[kind.name]
+    monkeypatch.setitem(eighths._LAYOUTS, kind.name, (*layout, 0x80))
+    raw = np.concatenate([finite(kind), of_all_bytes(kind)[[0x7F, 0xFF]]])
+    assert not is_widened(raw)
+
+
+@kinds
+def test_threads_without_subnormals_use_the_table(
+    kind: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(eighths, "with_subnormals", lambda: False)
+    monkeypatch.setattr(np, "left_shift", None)
+    assert is_widened(finite(kind))
 
 
 @kinds
@@ -86,8 +126,8 @@ def test_every_pair_of_bytes_becomes_the_same_floats(kind: Any) -> None:
 def test_a_wrong_layout_is_found(
     kind: Any, fault: tuple[int, int, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mantissa, bias, most = eighths._LAYOUTS[kind.name]
-    wrong = (mantissa + fault[0], bias + fault[1], most * fault[2])
+    mantissa, bias, most, beyond = eighths._LAYOUTS[kind.name]
+    wrong = (mantissa + fault[0], bias + fault[1], most * fault[2], beyond)
     monkeypatch.setitem(eighths._LAYOUTS, kind.name, wrong)
     assert violation(kind)
 
