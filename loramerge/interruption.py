@@ -7,9 +7,9 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-__all__ = ["begin_interruptible", "end_interruptible", "interrupt", "stop"]
+__all__ = ["ENDING", "begin_interruptible", "end_interruptible", "interrupt", "not_raised", "stop"]
 
-_ENDING = ("SIGTERM", "SIGHUP")  # Windows lacks the second
+ENDING = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows lacks the last
 
 
 def begin_interruptible(again: Callable[[], None] | None = None) -> None:
@@ -18,33 +18,35 @@ def begin_interruptible(again: Callable[[], None] | None = None) -> None:
     Those that are ignored stay so, as under `nohup`.
 
     Args:
-        again: called a moment after an interruption that Python could not raise; None interrupts the
-            main thread once more.
+        again: see `not_raised`.
     """
-    for name in _ENDING:
+    for name in ENDING[1:]:
         number: Any = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, stop)
+    sys.unraisablehook = lambda what: not_raised(what, again)
 
-    def not_raised(what: Any) -> None:
-        """Stop a moment later where an interruption came while Python could not raise it.
 
-        That is so in callbacks of weak references, which importing has, and in finalizers.
-        """
-        if what.exc_type is not KeyboardInterrupt:
-            sys.__unraisablehook__(what)
-            return
-        import threading
+def not_raised(what: Any, again: Callable[[], None] | None = None) -> None:
+    """Stop a moment later where an interruption came while Python could not raise it.
 
-        threading.Timer(0.01, again or _once_more).start()
+    That is so in callbacks of weak references, which importing has, and in finalizers.
 
-    sys.unraisablehook = not_raised
+    Args:
+        again: called then; None interrupts the main thread once more.
+    """
+    if what.exc_type is not KeyboardInterrupt:
+        sys.__unraisablehook__(what)
+        return
+    import threading
+
+    threading.Timer(0.01, again or _once_more).start()
 
 
 def end_interruptible() -> None:
     """Let signals end the process at once: the work is done, and libraries that shut down would answer
     with tracebacks."""
-    for name in ("SIGINT", *_ENDING):
+    for name in ENDING:
         number: Any = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) in (stop, signal.default_int_handler):
             signal.signal(number, signal.SIG_DFL)

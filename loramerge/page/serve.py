@@ -105,14 +105,14 @@ _ENDING = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")  # those that this system 
 
 
 def _listening(host: str, port: int) -> socket.socket:
+    found = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        found = socket.socket(family, socket.SOCK_STREAM)
-        if hasattr(socket, "SO_REUSEADDR") and not hasattr(socket, "SO_EXCLUSIVEADDRUSE"):
+        if not hasattr(socket, "SO_EXCLUSIVEADDRUSE"):  # Windows would share the port with others
             found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         found.bind((host, port))
         found.listen(256)
     except OSError as error:
+        found.close()
         raise FileError(
             f"cannot listen on {host}, port {port}: {error.strerror or error}",
             hint="give another --port",

@@ -149,7 +149,8 @@ class _Worker:
     def _done(self, request: dict[str, Any]) -> Any:
         what = str(request["do"])
         name = f"loramerge.page.doing.{what}"
-        if not what.isidentifier() or find_spec(name) is None:
+        known = what.isidentifier() and not what.startswith("_") and find_spec(name) is not None
+        if not known:
             raise UsageError(f"the page cannot do {what!r}")
 
         def notify(event: Event) -> None:

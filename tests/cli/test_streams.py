@@ -15,7 +15,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 from click.shell_completion import ShellComplete
 
-from loramerge import __version__
+from loramerge import __version__, interruption
 from loramerge.__main__ import entry as process_entry
 from loramerge.cli import main as entry
 from loramerge.cli.main import group, main
@@ -298,7 +298,7 @@ def test_a_stop_that_python_could_not_raise_comes_a_moment_later():
     """As in the callback of a weak reference, where the signal would be lost and a traceback printed."""
     what = SimpleNamespace(exc_type=KeyboardInterrupt)
     with pytest.raises(KeyboardInterrupt):
-        entry._not_raised(what)
+        interruption.not_raised(what)
         time.sleep(5)
 
 
@@ -330,7 +330,7 @@ def test_ctrl_c_after_the_work_prints_no_traceback(monkeypatch):
     monkeypatch.setattr(entry, "_outlive_readers", lambda: None)
     monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
     monkeypatch.setattr(entry.gc, "freeze", lambda: None)
-    numbers = [getattr(signal, name) for name in entry._ENDING if hasattr(signal, name)]
+    numbers = [getattr(signal, name) for name in interruption.ENDING if hasattr(signal, name)]
     former = [signal.getsignal(number) for number in numbers]
     try:
         with pytest.raises(SystemExit):

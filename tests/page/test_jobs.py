@@ -326,3 +326,30 @@ def test_a_run_is_shown_from_its_own_folder_alone(page: Served) -> None:
     shared.jobs._history.write(job)
     assert "may not use" in page.get("/api/jobs/0456/training").error
     assert page.get("/api/jobs/none/training").status == 404
+
+
+@pytest.mark.slow
+def test_a_run_is_stopped_kept_and_goes_on(page: Served) -> None:
+    pytest.importorskip("diffusers")
+    image = pytest.importorskip("PIL.Image")
+    (page.folder / "subject").mkdir()
+    for number in range(4):
+        image.new("RGB", (64, 64), (60 * number, 90, 120)).save(
+            page.folder / f"subject/{number}.png"
+        )
+    values = {
+        "base": "tiny", "images": "subject", "steps": 40, "resolution": 64, "trigger": "it",
+        "sample_every": 40, "sample_steps": 2, "output": "run.safetensors",
+    }  # fmt: skip
+    number = page.start("train", **values)
+    assert page.job(number)["folder"] == str(page.folder / "run-run")
+    path = f"/api/jobs/{number}/training"
+    eventually(lambda: page.get(path).body["steps"] >= 5 or page.job(number)["error"])
+    assert page.get(path).body["samples"] is not None
+    page.post(f"/api/jobs/{number}/stop")
+    job = page.until(number)
+    assert job["state"] == "stopped" and job["outputs"] == ["run.safetensors"], job["error"]
+    again = page.post(f"/api/jobs/{number}/again").body["id"]
+    assert page.job(again)["values"] == {**values, "resume": True}
+    last = page.until(again)
+    assert last["state"] == "done" and last["result"]["resumed"] >= 5, last["error"]
