@@ -29,10 +29,10 @@ class Jobs:
     Args:
         places: what all jobs may use.
         store: folder that remembers them.
-        tell: told of each change of a job.
+        tell: told of each change of a job, and whether it is its progress alone.
     """
 
-    def __init__(self, places: Places, store: Path, tell: Callable[[Job], None]) -> None:
+    def __init__(self, places: Places, store: Path, tell: Callable[[Job, bool], None]) -> None:
         self._places, self._tell = places, tell
         self._history = History(store)
         self._queue: asyncio.Queue[str] = asyncio.Queue()
@@ -97,7 +97,7 @@ class Jobs:
             )
             self._history.write(job)
         self._queue.put_nowait(job.id)
-        self._tell(job)
+        self._tell(job, False)
         return job, False
 
     def stop(self, number: str) -> Job:
@@ -186,13 +186,13 @@ class Jobs:
         if event.get("kind") != "progress":
             if event not in job.events and len(job.events) < _EVENTS:
                 job.events.append(event)
-                self._tell(job)
+                self._tell(job, False)
             return
         job.progress = {name: value for name, value in event.items() if name != "kind"}
         now = time.monotonic()
         if now - self._shown >= _SHOWN_EVERY or event["done"] >= event["total"]:
             self._shown = now
-            self._tell(job)
+            self._tell(job, True)
 
     def _end(self, job: Job, state: str) -> None:
         job.state, job.ended = state, time.time()
@@ -204,7 +204,7 @@ class Jobs:
             self._history.write(job)
         except (LoramergeError, OSError) as error:
             job.events.append({"kind": "warning", "text": f"this job is not remembered: {error}"})
-        self._tell(job)
+        self._tell(job, False)
 
 
 def _is_unfinished(result: Any) -> bool:

@@ -6,12 +6,14 @@ import secrets
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import uvicorn
+from starlette.applications import Starlette
 
 from loramerge.errors import FileError, UsageError
 from loramerge.library.listings import keep_listings
@@ -19,10 +21,11 @@ from loramerge.page.places import Places
 from loramerge.page.server import app_of
 from loramerge.page.worker import LISTED_FOR
 
-__all__ = ["serve"]
-
+__all__ = ["PageServer", "listening", "serve"]
 
 _ANY = ("", "0.0.0.0", "::", "*")
+SILENCE = 30.0  # seconds that a connection may be open without a request
+_OFTEN = 10  # ticks, of a tenth of a second
 
 
 def serve(
@@ -46,45 +49,65 @@ def serve(
             hint="give the name or address by which you will open it",
         )
     keep_listings(LISTED_FOR)
-    listening = _listening(host, port)
-    port = listening.getsockname()[1]
+    place = listening(host, port)
+    port = place.getsockname()[1]
     names = {host, "localhost"} if host in ("127.0.0.1", "::1", "localhost") else {host}
     hosts = [f"[{name}]:{port}" if ":" in name else f"{name}:{port}" for name in names]
     token = secrets.token_urlsafe(24)
     app = app_of(Places(folder, tuple(opened)), hosts, token)
     shown = f"[{host}]" if ":" in host else host
-    server = _Server(
-        uvicorn.Config(
-            app,
-            http="h11",
-            ws="none",
-            log_level="critical",  # answers say what is wrong
-            access_log=False,
-            server_header=False,
-            date_header=False,
-            timeout_graceful_shutdown=1,
-            lifespan="on",
+    PageServer(app, lambda: ready(f"http://{shown}:{port}/?token={token}")).run(sockets=[place])
+
+
+class PageServer(uvicorn.Server):
+    """The server of an application; it ends by Ctrl-C, a closed terminal, or a request of the system.
+
+    Args:
+        app: of `server.app_of`.
+        ready: called when it can be asked.
+    """
+
+    def __init__(self, app: Starlette, ready: Callable[[], None] = lambda: None) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http="h11",
+                ws="none",
+                log_level="critical",  # answers say what is wrong
+                access_log=False,
+                server_header=False,
+                date_header=False,
+                timeout_graceful_shutdown=1,
+                lifespan="on",
+            )
         )
-    )
-    server.end = app.state.page.end
-    server.ready = lambda: ready(f"http://{shown}:{port}/?token={token}")
-    server.run(sockets=[listening])
-
-
-class _Server(uvicorn.Server):
-    """Tells when it can be asked; ends by Ctrl-C, a closed terminal, or a request of the system."""
-
-    ready: Callable[[], None]
-    end: Callable[[], None]
+        self._ready = ready
+        self._end: Callable[[], None] = app.state.page.end
+        self._silent: dict[Any, float] = {}  # connection → when it began to wait for a request
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
-            self.ready()
+            self._ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self.end()  # first, because it waits for streams, and for answers of the workers
+        self._end()  # first, because it waits for streams, and for answers of the workers
         await super().shutdown(sockets)
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % _OFTEN == 0:
+            self._drop_silent()
+        return await super().on_tick(counter)
+
+    def _drop_silent(self) -> None:
+        """Close connections on which no whole request comes: somebody holds them to use them up."""
+        now, before, self._silent = time.monotonic(), self._silent, {}
+        for connection in list(self.server_state.connections):
+            cycle: Any = getattr(connection, "cycle", None)
+            if cycle is None or cycle.response_complete:
+                self._silent[connection] = before.get(connection, now)
+                if now - self._silent[connection] > SILENCE:
+                    connection.transport.close()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -92,8 +115,9 @@ class _Server(uvicorn.Server):
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        numbers: list[Any] = [getattr(signal, name, None) for name in _ENDING]
-        before = {one: signal.signal(one, self.handle_exit) for one in numbers if one is not None}
+        numbers: list[Any] = [getattr(signal, name) for name in _ENDING if hasattr(signal, name)]
+        numbers = [one for one in numbers if signal.getsignal(one) is not signal.SIG_IGN]  # `nohup`
+        before = {one: signal.signal(one, self.handle_exit) for one in numbers}
         try:
             yield
         finally:
@@ -104,7 +128,12 @@ class _Server(uvicorn.Server):
 _ENDING = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")  # those that this system has
 
 
-def _listening(host: str, port: int) -> socket.socket:
+def listening(host: str, port: int) -> socket.socket:
+    """Return a socket that listens on an address; port 0 is a free one.
+
+    Raises:
+        FileError: if that is not possible.
+    """
     found = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     try:
         if not hasattr(socket, "SO_EXCLUSIVEADDRUSE"):  # Windows would share the port with others

@@ -154,8 +154,9 @@ def app_of(
     name = hashlib.sha256(os.fsencode(places.folder)).hexdigest()[:16]
     page: Page
 
-    def told(job: Job) -> None:
-        page.tell("job", job.json())
+    def told(job: Job, only_progress: bool) -> None:
+        part = {"id": job.id, "state": job.state, "progress": job.progress}
+        page.tell("job", part if only_progress else job.json())
         if job.ended is not None:  # it may have written an adapter, or indexed some
             page.shelf.look_soon()
             page.tell("library", {})

@@ -115,25 +115,22 @@ def eventually(found: Callable[[], Any]) -> Any:
 def served(folder: Path, *opened: Path, store: Path | None = None) -> Iterator[Served]:
     """Provide a server in a thread of this process."""
     pytest.importorskip("starlette")
-    uvicorn = pytest.importorskip("uvicorn")
+    pytest.importorskip("uvicorn")
     from loramerge.page.places import Places
-    from loramerge.page.serve import _listening
+    from loramerge.page.serve import PageServer, listening
     from loramerge.page.server import app_of
 
-    listening = _listening("127.0.0.1", 0)
-    address = f"127.0.0.1:{listening.getsockname()[1]}"
+    place = listening("127.0.0.1", 0)
+    address = f"127.0.0.1:{place.getsockname()[1]}"
     app = app_of(Places(folder, opened), [address], "secret", store=store)
-    config = uvicorn.Config(
-        app, http="h11", ws="none", log_level="critical", timeout_graceful_shutdown=1, lifespan="on"
-    )
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+    started = threading.Event()
+    server = PageServer(app, started.set)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [place]})
     thread.start()
     try:
-        eventually(lambda: server.started or not thread.is_alive())
+        assert started.wait(_PATIENCE)
         yield Served(address, "secret", folder, app)
     finally:
-        app.state.page.listeners and app.state.page.tell("end", None)
         server.should_exit = True
         thread.join()
 

@@ -454,6 +454,24 @@ def test_malformed_requests_and_slow_clients_do_not_hold_others_up(page: Served)
         one.close()
 
 
+def test_a_connection_without_a_request_is_closed_and_a_stream_is_not(
+    page: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("loramerge.page.serve.SILENCE", 0.5)
+    host, port = page.address.split(":")
+    stream = http.client.HTTPConnection(page.address, timeout=60)
+    stream.request("GET", f"/api/events?token={page.token}")
+    found = stream.getresponse()
+    with socket.create_connection((host, int(port)), timeout=60) as half:
+        half.sendall(b"GET /api/about HTTP/1.1\r\nHost: ")
+        with socket.create_connection((host, int(port)), timeout=60) as silent:
+            assert silent.recv(1) == b"" and half.recv(1) == b""  # the server has closed them
+    page.app.state.page.tell("library", {})
+    assert found.readline() == b": here\n" and found.readline() == b"\n"
+    assert found.readline() == b"event: library\n"
+    stream.close()
+
+
 def test_two_hundred_requests_at_once_are_all_answered(page: Served) -> None:
     paths = ("/api/about", "/api/verbs", "/api/files", "/api/jobs")
     found: list[int] = []

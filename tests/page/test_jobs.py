@@ -87,6 +87,23 @@ def test_the_same_action_of_two_tabs_runs_once(page: Served) -> None:
     assert page.until(found[0]["id"])["state"] == "done"
 
 
+def test_pages_are_told_of_a_job_from_begin_to_end(page: Served) -> None:
+    stream = http.client.HTTPConnection(page.address, timeout=60)
+    stream.request("GET", f"/api/events?token={page.token}")
+    found = stream.getresponse()
+    assert found.headers["content-type"].startswith("text/event-stream")
+    number = page.start("inspect", files=["zuzu", "polka"])
+    told: list[dict[str, Any]] = []
+    while not told or told[-1]["state"] in ("waiting", "running"):
+        line = found.readline().decode()
+        if line.startswith("data: ") and json.loads(line[6:]).get("id") == number:
+            told.append(json.loads(line[6:]))
+    stream.close()
+    assert (told[0]["state"], told[-1]["state"]) == ("waiting", "done")
+    assert told[-1] == page.job(number)
+    page.ask("DELETE", f"/api/jobs/{number}")
+
+
 def test_a_key_that_is_never_the_same_runs_it_twice(
     page: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
