@@ -11,6 +11,7 @@ from typing import Any
 from loramerge.errors import LoramergeError, UsageError, listed
 from loramerge.library.hub import hub_reference
 from loramerge.library.lookup import below, files_of, find
+from loramerge.library.shipped import is_shipped
 from loramerge.page.forms import is_offered
 from loramerge.page.places import Places
 from loramerge.parameters import Parameter, parameters_of, value_of
@@ -83,15 +84,19 @@ def action_of(verb: object, values: object, places: Places, *, whole: bool = Tru
                 f"{word!r} is not a parameter on the page", expected=listed(sorted(offered), 60)
             )
     parameters = engine.parameters_from(found.parameters, values)
-    check_paths(parameters, places)
+    files = check_paths(parameters, places)
+    if found.gives == "document" and parameters.output is None:  # it lands beside what it describes
+        for path in files:
+            folder = path if path.is_dir() else path.parent
+            places.writable("README.md" if is_shipped(path) else folder / "README.md")
     check = getattr(parameters, "check", None)
     if whole and callable(check):  # a parameter of inspect has the name
         check()
     return Action(found, dict(values), parameters)
 
 
-def check_paths(parameters: Any, places: Places) -> None:
-    """Refuse parameters that name a file where the page may not read or write.
+def check_paths(parameters: Any, places: Places) -> list[Path]:
+    """Return the files that parameters name; refuse those where the page may not read or write.
 
     Raises:
         UsageError: naming the path.
@@ -104,6 +109,7 @@ def check_paths(parameters: Any, places: Places) -> None:
             named = value if isinstance(value, Reference) else Reference(str(value))
             found += _files(named, str(one.doc.completes), places)
     places.check(found)
+    return found
 
 
 def written(name: str) -> bool:

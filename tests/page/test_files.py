@@ -94,6 +94,11 @@ def test_an_opened_file_is_a_place_of_its_own(folder: Path) -> None:
         assert page.post("/api/action", {"verb": "resize", "values": values}).status == 200
         values["adapter"] = str(folder / "other.safetensors")
         assert page.post("/api/action", {"verb": "resize", "values": values}).status == 400
+        beside = page.post("/api/action", {"verb": "card", "values": {"file": str(opened)}})
+        assert "may not use" in beside.error  # a card lands beside its adapter
+        card = {"file": str(opened), "output": "card.md"}
+        assert page.post("/api/action", {"verb": "card", "values": card}).status == 200
+        assert page.post("/api/action", {"verb": "card", "values": {"file": "zuzu"}}).status == 200
 
 
 def test_an_uploaded_adapter_is_an_input(folder: Path, page: Served) -> None:
