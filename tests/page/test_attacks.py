@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from tests.builders.samples import safetensors_bytes
+from tests.builders.world import rewrite
 from tests.page.serving import TOKEN, Answer, Served
 
 pytest.importorskip("starlette")
@@ -22,6 +23,7 @@ pytest.importorskip("starlette")
 from starlette.routing import Route
 
 from loramerge.errors import UsageError
+from loramerge.library.shipped import shipped
 from loramerge.page.guard import Guard
 from loramerge.page.places import Places
 from loramerge.page.routes import routes
@@ -150,6 +152,14 @@ def test_every_answer_has_the_headers_that_protect_the_page(
         assert found.headers["content-type"] == "application/json"
 
 
+def test_a_guard_that_adds_no_headers_leaves_the_page_open(
+    page: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The planted fault of the test above."""
+    monkeypatch.setattr("loramerge.page.guard._ALWAYS", {})
+    assert "content-security-policy" not in page.get("/api/about").headers
+
+
 def test_a_bug_is_told_without_a_traceback_and_with_all_headers(
     page: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -266,8 +276,6 @@ def test_no_action_writes_outside_of_the_places(output: str, page: Served, outsi
 
 
 def test_what_comes_with_loramerge_can_be_read_but_not_written(page: Served) -> None:
-    from loramerge.library.shipped import shipped
-
     place = shipped("zuzu")
     values = {"adapters": [str(place)], "output": str(place), "force": True}
     found = page.post("/api/action", {"verb": "mix", "values": values})
@@ -342,6 +350,23 @@ def test_a_name_with_markup_is_text_in_json(page: Served) -> None:
     assert answer.headers["content-type"] == "application/json"
 
 
+def test_a_report_of_a_file_with_markup_runs_nothing(page: Served) -> None:
+    name = "<script>alert(1)</script>.safetensors".replace("/", "\u2215")
+    place = page.folder / name
+    said = {"title": "<script>alert(2)</script>"}
+    rewrite(shipped("zuzu"), place, lambda _, metadata: metadata.update(said))
+    found = page.post(
+        "/api/live", {"kind": "report", "verb": "inspect", "values": {"files": [name]}}
+    )
+    made = page.get(f"/report/{found.body['report']}?token={page.token}", headers={TOKEN: None})
+    policy = made.headers["content-security-policy"]
+    assert "default-src 'none'" in policy and "script-src" not in policy
+    assert made.headers["x-content-type-options"] == "nosniff"
+    assert b"<script" not in made.body and b"&lt;script&gt;alert(1)" in made.body
+    assert page.get(f"/report/{found.body['report']}", headers={TOKEN: None}).status == 401
+    place.unlink()
+
+
 # --- uploads -----------------------------------------------------------------------------------------
 
 
@@ -382,6 +407,17 @@ def test_an_upload_that_is_not_what_its_name_says_leaves_nothing(name: str, page
     assert found.status == 400
     assert ".partial" not in json.dumps(found.body)
     assert sorted(page.folder.iterdir()) == before
+
+
+def test_an_upload_that_is_not_looked_at_is_kept(
+    page: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The planted fault of the test above."""
+    monkeypatch.setattr("loramerge.page.routes.files._check_content", lambda *_: None)
+    name = "unchecked.safetensors"
+    found = page.ask("POST", f"/api/upload?name={name}", raw=BAD_FILES["a pickle"])
+    assert found.status == 200
+    (page.folder / name).unlink()
 
 
 def test_an_upload_is_written_whole_and_replaces_nothing(page: Served) -> None:
