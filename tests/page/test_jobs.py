@@ -232,6 +232,7 @@ def test_a_server_ends_cleanly_with_streams_open_and_a_job_running(
         assert again.job(running)["state"] == "cancelled"
 
 
+@pytest.mark.long_tail
 def test_two_servers_of_one_folder_know_whose_job_runs(tmp_path: Path) -> None:
     store = tmp_path / "store"
     with served(tmp_path, store=store) as first, served(tmp_path, store=store) as second:

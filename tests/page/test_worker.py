@@ -101,6 +101,7 @@ def test_a_request_is_stopped_before_and_while_it_runs_and_the_next_is_answered(
     assert "result" in worker.answer()
 
 
+@pytest.mark.long_tail(keep=1)
 @pytest.mark.parametrize("how", ["end of input", "SIGTERM"])
 def test_it_ends_by_itself_with_what_it_writes_whole(
     how: str, worker: Worker, tmp_path: Path
