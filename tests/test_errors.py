@@ -71,7 +71,7 @@ RUNNING = {
 def test_every_setting_that_is_advised_exists():
     known = {one.word for verb in known_verbs().values() for one in parameters_of(verb.parameters)}
     known |= RUNNING | {"results", "out_dir", "input", "set", "lock", "dask", "allow_outside"}
-    known |= {"curve", "plot"}  # options of files alone
+    known |= {"curve", "plot", "most"}  # of files alone, and of the library
     known |= {one.name for node in known_nodes() for one in node.inputs}  # of ComfyUI
     assert [(file, name) for file, name in _settings() if name not in known] == []
 
