@@ -269,6 +269,8 @@ def _check_index(path: Path) -> None:
             raise ValueError("its metadata are not an object")
         if not all(isinstance(shard, str) for shard in files.values()):
             raise ValueError("the name of a shard is not text")
+        if any({"/", "\\"} & set(shard) for shard in files.values()):
+            raise ValueError("a shard lies in another folder")
         shards = sorted(set(files.values()))
     except (OSError, ValueError) as error:
         raise CorruptFile(f"the index cannot be read ({error})", file=path) from None

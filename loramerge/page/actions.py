@@ -102,13 +102,17 @@ def check_paths(parameters: Any, places: Places) -> list[Path]:
         UsageError: naming the path.
     """
     found: list[Path] = []
+    read: list[Path] = []
     for one, value in _given(parameters):
-        if one.doc.path:
-            (places.writable if written(one.name) else places.allowed)(value)
+        if one.doc.path and written(one.name):
+            places.writable(value)
+        elif one.doc.path:
+            read.append(places.allowed(value))
         elif one.names(value):
             named = value if isinstance(value, Reference) else Reference(str(value))
             found += _files(named, str(one.doc.completes), places)
     places.check(found)
+    places.check_contents([*found, *read])
     return found
 
 

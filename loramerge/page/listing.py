@@ -11,7 +11,7 @@ from typing import Any
 from loramerge.errors import FileError
 from loramerge.files.folders import IMAGE_SUFFIXES
 from loramerge.library.lookup import is_one, may_hold
-from loramerge.page.places import Places
+from loramerge.page.places import Places, is_folder
 
 __all__ = ["KINDS", "holds", "listing"]
 
@@ -55,7 +55,7 @@ def listing(folder: str, kind: str, places: Places) -> dict[str, Any]:
     entries.sort(key=lambda one: (one.name.casefold(), one.name))
     folders, files = [], []
     for one in entries:
-        if not _is_folder(one):
+        if not is_folder(one):
             files += [_file(one, places)] if _is_wanted(one, kind) else []
         elif kind in _WEIGHTS and is_one(Path(one.path), kind):
             files.append(_file(one, places))
@@ -72,17 +72,10 @@ def listing(folder: str, kind: str, places: Places) -> dict[str, Any]:
     }
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:
-        return False
-
-
 def _file(entry: os.DirEntry[str], places: Places) -> dict[str, Any]:
     path = Path(entry.path)
     size = None
-    if not _is_folder(entry):
+    if not is_folder(entry):
         try:
             size = entry.stat().st_size
         except OSError:

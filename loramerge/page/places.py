@@ -14,7 +14,7 @@ from loramerge.library.lookup import below
 from loramerge.library.registry import expanded, load_registry
 from loramerge.library.shipped import shipped_name, shipped_places
 
-__all__ = ["Places"]
+__all__ = ["Places", "is_folder"]
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,21 @@ class Places:
         for path in paths:
             if not self._lies_in(path, texts):
                 raise self._refusal(path)
+
+    def check_contents(self, paths: Sequence[Path]) -> None:
+        """Refuse folders in which a link leads elsewhere, such as a caption that is a link to a secret.
+
+        A registered base may hold any: whoever registered it chose it as it is.
+
+        Raises:
+            UsageError: naming the first link.
+        """
+        chosen = {os.path.realpath(path) for path in load_registry().bases.values()}
+        roots = self.roots()
+        for path in paths:
+            if os.path.realpath(path) not in chosen:
+                for link in _links(path):
+                    self.check([link], roots)
 
     def inside(self, paths: Sequence[Path]) -> list[Path]:
         """Return those of the paths that the page may read."""
@@ -130,4 +145,31 @@ def _is_inside(path: str, root: str) -> bool:
     try:
         return os.path.commonpath([path, root]) == root
     except ValueError:  # another drive
+        return False
+
+
+def _links(folder: Path) -> Iterator[Path]:
+    """Yield the links in a folder, in those in it, and in those that links lead to."""
+    waiting, seen = [os.path.realpath(folder)], set[str]()
+    while waiting:
+        place = waiting.pop()
+        if place in seen:
+            continue
+        seen.add(place)
+        try:
+            entries = list(os.scandir(place))
+        except OSError:  # a file, or nothing
+            continue
+        for one in entries:
+            if one.is_symlink():
+                yield Path(one.path)
+            if is_folder(one):
+                waiting.append(os.path.realpath(one.path))
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Return whether an entry is a folder, or a link to one; False where that cannot be read."""
+    try:
+        return entry.is_dir()
+    except OSError:
         return False

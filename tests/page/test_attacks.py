@@ -258,6 +258,72 @@ def test_a_check_that_follows_no_links_reads_outside(
     assert page.post("/api/action", asked).status == 200
 
 
+@pytest.fixture
+def linking(page: Served, outside: Path) -> None:
+    """Folders in which something is a link that leads out."""
+    for name, linked in (("pictures/a.txt", outside), ("model/unet", outside.parent)):
+        place = page.folder / "tied" / name
+        if not place.is_symlink():
+            place.parent.mkdir(parents=True)
+            place.symlink_to(linked)
+    over = page.folder / "tied" / "over"  # leads to the first by a link that is in order
+    if not over.is_dir():
+        over.mkdir()
+        (over / "one").symlink_to(page.folder / "tied" / "pictures")
+    (page.folder / "tied" / "model" / "model_index.json").write_text("{}")
+
+
+LINKING: list[tuple[str, dict[str, Any]]] = [
+    ("train", {"base": "tiny", "images": "tied/pictures"}),
+    ("train", {"base": "tiny", "images": "tied/over"}),
+    ("train", {"base": "tied/model", "images": "plain"}),
+    ("bake", {"base": "tied/model", "adapters": "zuzu"}),
+]
+
+
+@pytest.mark.parametrize(("verb", "values"), LINKING)
+def test_no_link_in_a_folder_leads_outside(
+    verb: str, values: dict[str, Any], page: Served, linking: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (page.folder / "plain").mkdir(exist_ok=True)
+    found = page.post("/api/action", {"verb": verb, "values": values})
+    assert "may not use" in found.error and "tied" in found.error
+    monkeypatch.setattr(Places, "check_contents", lambda *_: None)  # the planted fault
+    assert page.post("/api/action", {"verb": verb, "values": values}).status == 200
+
+
+def test_a_registered_base_may_hold_links(
+    page: Served, linking: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from loramerge.library.registry import changed_registry
+
+    monkeypatch.setenv("LORAMERGE_HOME", str(tmp_path))
+    with changed_registry() as registry:
+        registry.add_base("linked-base", page.folder / "tied" / "model")
+    asked = {"verb": "bake", "values": {"base": "linked-base", "adapters": "zuzu"}}
+    assert page.post("/api/action", asked).status == 200
+
+
+def test_a_link_that_is_made_while_a_job_waits_is_not_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from loramerge.library.shipped import shipped
+    from loramerge.page.doing import run
+
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    (tmp_path / "secret.safetensors").write_bytes(shipped("zuzu").read_bytes())
+    Path("late.safetensors").symlink_to(tmp_path / "secret.safetensors")
+    values = {"adapter": "late.safetensors", "rank": 1, "output": "small.safetensors"}
+    asked = {"verb": "resize", "values": values, "opened": []}
+    with pytest.raises(UsageError, match="may not use"):
+        run.do(asked, lambda event: None)
+    assert not Path("small.safetensors").exists()
+    monkeypatch.setattr(run, "check_paths", lambda *_: None)  # the planted fault
+    run.do(asked, lambda event: None)
+    assert Path("small.safetensors").exists()
+
+
 @pytest.mark.parametrize(
     "output",
     [

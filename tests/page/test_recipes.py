@@ -117,6 +117,8 @@ OUTSIDE = {
     "steps: {s: {resize: {adapter: '${f}', rank: 1}, save: 'x-${f.stem}.safetensors'}}",
     "the folder of a run": "steps: {s: {train: {base: tiny, images: ., folder: ../elsewhere}, "
     "save: t.safetensors}}",
+    "a caption elsewhere": "steps: {s: {train: {base: tiny, images: captioned}, "
+    "save: t.safetensors}}",
     "a picture": "steps: {s: {card: {file: zuzu, picture: [../elsewhere/a.png]}, save: c.md}}",
 }
 
@@ -128,6 +130,8 @@ def test_a_recipe_that_leads_outside_is_refused_before_anything_runs(
     elsewhere = page.folder.parent / "elsewhere"
     if not (page.folder / "linked").is_symlink():
         (page.folder / "linked").symlink_to(elsewhere)
+        (page.folder / "captioned").mkdir()
+        (page.folder / "captioned" / "a.txt").symlink_to(elsewhere / "secret.safetensors")
     text = (
         OUTSIDE[name] if name.endswith("save") or "link" in name else f"version: 1\n{OUTSIDE[name]}"
     )

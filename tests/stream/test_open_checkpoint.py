@@ -212,7 +212,10 @@ def test_a_missing_shard(tmp_path: Path) -> None:
     assert shard in str(caught.value)
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"weight_map": 3}', "{}"])
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", '{"weight_map": 3}', "{}", '{"weight_map": {"a": "../vae/b.safetensors"}}'],
+)
 def test_a_broken_index(tmp_path: Path, content: str) -> None:
     base = sharded(tmp_path / "base", "sd15")
     (base.path / "unet" / "diffusion_pytorch_model.safetensors.index.json").write_text(content)

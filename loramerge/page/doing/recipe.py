@@ -140,7 +140,9 @@ class _RecipeText:
                     self.places.writable(path)
                 else:
                     read.append(Path(path))
-        self.places.check([container(path.absolute()) for path in read])
+        found = [container(path.absolute()) for path in read]
+        self.places.check(found)
+        self.places.check_contents(found)
 
 
 def _paths(task: Task) -> Iterator[tuple[str, str]]:
