@@ -250,6 +250,35 @@ def test_a_running_training_is_shown_after_a_reload(browser, address):
         assert tab.view.locator(".indicator").inner_text() == "1 job · 75 %"
 
 
+def test_an_example_is_a_recipe_that_is_not_saved_yet(browser, address):
+    with opened(browser, address, "recipes") as tab:
+        view = tab.view
+        view.get_by_role("combobox", name="Recipes that come along").select_option("block-weights")
+        area = view.get_by_role("textbox", name="Text of the recipe")
+        assert "version: 1" in area.input_value()
+        assert view.get_by_text("not saved yet").is_visible()
+        area.fill("version: 1\nsteps: {a: {mixx: {}}}")
+        view.get_by_text("did you mean mix?").wait_for()
+        assert view.get_by_text("This recipe has no steps").count() == 0
+        assert (tab.said, tab.elsewhere) == ([], [])
+
+
+def test_two_models_are_averaged_at_first(browser, address):
+    with opened(browser, address, "merge") as tab:
+        for name in ("tiny", "tiny-outlined"):
+            tab.view.get_by_role("button", name="Add a model").click()
+            dialog = tab.view.get_by_role("dialog")
+            dialog.get_by_role("button", name=f"{name} comes with loramerge").click()
+        tab.view.get_by_text("loramerge merge tiny:0.5 tiny-outlined:0.5").wait_for()
+
+
+def test_a_library_without_copies_says_so(browser, address):
+    nothing = {"/api/library": {"total": 0, "cards": [], "families": []}}
+    with opened(browser, address, answers=nothing) as tab:
+        tab.view.get_by_label("Only duplicates").check()
+        tab.view.get_by_text("No two adapters here are copies").wait_for()
+
+
 def card(number: int, **more: Any) -> dict[str, Any]:
     """An adapter of a library, as the server tells of it."""
     name = f"adapter {number:04d}"

@@ -60,6 +60,15 @@ def test_the_graph_is_that_of_the_command_line(page: Served) -> None:
     assert [tuple(one) for one in found["edges"]] == list(edges(recipe))
 
 
+def test_the_recipes_that_come_along_can_be_opened(page: Served) -> None:
+    from loramerge.recipe.shipped import shipped_recipes
+
+    offered = page.get("/api/about").body["recipes"]
+    assert [one["name"] for one in offered] == [one.name for one in shipped_recipes()]
+    for one in offered:
+        assert one["summary"] and _open(page, text=one["text"])["text"] == one["text"]
+
+
 def test_mistakes_are_listed_together_with_the_text(page: Served) -> None:
     text = "version: 2\nsteps:\n  a: {mixx: {}}\n  b: {resize: {adapter: nothing, rank: 0}}\n"
     found = _open(page, text=text)

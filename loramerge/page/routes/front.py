@@ -13,7 +13,7 @@ from starlette.routing import Route
 
 from loramerge import __version__
 from loramerge.algebra.blocks import PRESETS, VECTORS
-from loramerge.errors import NotFound
+from loramerge.errors import FileError, NotFound
 from loramerge.library.index import has_index
 from loramerge.library.registry import load_registry
 from loramerge.library.shipped import SHIPPED_ADAPTERS, SHIPPED_BASES
@@ -21,6 +21,7 @@ from loramerge.page.families import families
 from loramerge.page.forms import operators
 from loramerge.page.places import Places
 from loramerge.page.server import answer, page_of
+from loramerge.recipe.shipped import shipped_recipes
 from loramerge.verbs import known_verbs
 
 __all__ = ["ROUTES"]
@@ -56,6 +57,7 @@ def _facts(places: Places) -> dict[str, Any]:
         "places": [str(place) for place in places.roots()],
         "bases": [*shipped, *registered],
         "adapters": [{"name": n, "reference": n, "shipped": True} for n in SHIPPED_ADAPTERS],
+        "recipes": _recipes(),
         "operators": operators(),
         "families": families(),
         "presets": {name: list(values) for name, values in PRESETS.items()},
@@ -64,6 +66,15 @@ def _facts(places: Places) -> dict[str, Any]:
         "verbs": list(known_verbs()),
         "drawing": find_spec("torch") is not None and find_spec("diffusers") is not None,
     }
+
+
+def _recipes() -> list[dict[str, str]]:
+    """Return the recipes that come with loramerge: they are copied, since their folder is not written to."""
+    try:
+        found = shipped_recipes()
+    except FileError:
+        return []
+    return [{"name": one.name, "summary": one.title, "text": one.text} for one in found]
 
 
 async def _picture(request: Request) -> Response:

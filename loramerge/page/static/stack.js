@@ -44,7 +44,7 @@ export function stack(items, { about, refers = "adapters", empty = null, onchang
   let dragged = null;
 
   function add(found, at = items.length) {
-    items.splice(at, 0, itemOf(found.reference ?? found, { family: found.family, label: found.name && stem(found.name), weight: found.weight ?? 1 }));
+    items.splice(at, 0, itemOf(found.reference ?? found, { family: found.family, label: found.name && stem(found.name), weight: found.weight ?? (refers === "models" ? 0.5 : 1) })); // models are averaged
     draw();
     onchange(true);
   }

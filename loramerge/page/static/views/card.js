@@ -10,6 +10,7 @@ const HIDDEN = new Set(["id", "picture", "problems", "tags", "own_tags", "note",
 
 function shown(name, value) {
   if (value === null || value === undefined || value === "" || (Array.isArray(value) && !value.length)) return null;
+  if (name === "paths" && value.length === 1) return null; // the path says it
   if (name === "size" || name === "bytes") return size(value);
   if (name === "modified") return new Date(value * 1000).toLocaleString();
   if (typeof value === "boolean") return value && name !== "indexed" ? "yes" : null;

@@ -121,7 +121,8 @@ export function show(root, { about, query }) {
     fill(families, el("option", { value: "" }, "All families"), (answer.families ?? []).map((one) => el("option", { value: one.name }, `${one.name ?? "unknown"} (${one.count})`)));
     families.value = value.family;
     if (answer.total) fill(extra);
-    else if (filtered()) fill(extra, el("div.empty-state", {}, el("h2", {}, "Nothing matches"), el("p", {}, "Try fewer words, or all families."),
+    else if (filtered()) fill(extra, el("div.empty-state", {}, el("h2", {}, "Nothing matches"),
+      el("p", {}, value.duplicates && !value.words && !value.family ? "No two adapters here are copies of each other." : "Try fewer words, or all families."),
       el("button", { type: "button", onclick: reset }, "Show everything")));
     else fill(extra, welcome(about));
     if (answer.total && answer.total <= 2 && !filtered()) fill(extra, welcome(about));

@@ -75,7 +75,7 @@ export function show(root, { about, query }) {
       const mistakes = found.mistakes ?? [];
       const states = Object.fromEntries((found.tasks ?? []).map((one) => [one.name, one.state]));
       fill(place, mistakes.length ? el("div.note.bad", { role: "alert" }, icon("warn"), el("ul", {}, mistakes.map((one) => el("li", {}, one)))) : null,
-        found.graph ? graph(found.graph, states) : null, found.tasks?.length ? taskTable(found.tasks) : null);
+        found.graph && !mistakes.length ? graph(found.graph, states) : null, found.tasks?.length ? taskTable(found.tasks) : null);
     },
     failed: (error) => fill(place, failure(error)),
   });
@@ -132,8 +132,10 @@ export function show(root, { about, query }) {
     }
   }
   const shipped = about.recipes?.length ? el("select", { "aria-label": "Recipes that come along", onchange: (event) => {
-    if (event.target.value) load(event.target.value);
-  } }, el("option", { value: "" }, "Examples…"), about.recipes.map((one) => el("option", { value: one.path, title: one.summary }, one.name))) : null;
+    const found = about.recipes.find((one) => one.name === event.target.value);
+    if (found) take("", found.text);
+    event.target.value = "";
+  } }, el("option", { value: "" }, "Examples…"), about.recipes.map((one) => el("option", { value: one.name, title: one.summary }, one.name))) : null;
   const force = el("input", { type: "checkbox", checked: value.force, onchange: () => {
     value.force = force.checked;
     keep();
