@@ -6,12 +6,23 @@ import os
 from os import PathLike
 from pathlib import Path
 
-__all__ = ["GGUF", "GGUF_MAGIC", "PARTIAL", "PICKLES", "is_gguf", "is_pickle"]
+__all__ = ["GGUF", "GGUF_MAGIC", "PARTIAL", "PICKLES", "final_path", "is_gguf", "is_pickle"]
 
 GGUF = ".gguf"
 GGUF_MAGIC = b"GGUF"
 PARTIAL = ".partial"  # ending of a file or folder that is not whole yet
 PICKLES = frozenset({".pt", ".pth", ".bin", ".ckpt"})
+
+
+def final_path(path: str | PathLike[str]) -> Path:
+    """Return the path that a file gets once it is whole, for messages; long names may be cut."""
+    return Path(*(_final_name(part) for part in Path(path).parts))
+
+
+def _final_name(part: str) -> str:
+    if not (part.startswith(".") and part.endswith(PARTIAL)):
+        return part
+    return part[1 : -len(PARTIAL)].rpartition(".")[0] or part
 
 
 def is_gguf(path: str | PathLike[str]) -> bool:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from loramerge.errors import CorruptFile, DiskFull, FileError, MissingFile
+from loramerge.files.forms import final_path
 
 __all__ = ["COPY_BLOCK", "PositionedFile", "refuse_irregular"]
 
@@ -240,6 +241,7 @@ _IRREGULAR = {
 def _write_error(error: OSError, path: str) -> FileError:
     import errno
 
+    place = final_path(path)  # the temporary name means nothing to whoever reads this
     if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
-        return DiskFull("the disk is full", file=path, hint="free some space and run again")
-    return FileError(f"cannot write: {error.strerror}", file=path)
+        return DiskFull("the disk is full", file=place, hint="free some space and run again")
+    return FileError(f"cannot write: {error.strerror}", file=place)

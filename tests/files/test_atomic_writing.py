@@ -211,8 +211,9 @@ def test_a_disk_that_fills_up_is_said(
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(os, "pwrite", full)
-    with pytest.raises(DiskFull, match="the disk is full"):
-        write_bytes(tmp_path / "a", b"x")
+    with pytest.raises(DiskFull, match="the disk is full") as caught:
+        write_bytes(tmp_path / "a.b", b"x")
+    assert caught.value.file == str(tmp_path / "a.b")  # not the temporary one
     assert only(tmp_path) == set()
 
 

@@ -9,6 +9,8 @@ import pytest
 
 torch: Any = pytest.importorskip("torch")
 
+from loramerge.errors import DiskFull  # noqa: E402
+from loramerge.files.positioned import PositionedFile  # noqa: E402
 from loramerge.train.device.exhaustion import release_cache  # noqa: E402
 from loramerge.train.device.placing import elsewhere, placed  # noqa: E402
 from loramerge.train.device.workers import half_precision  # noqa: E402
@@ -78,3 +80,24 @@ def test_a_state_is_written_tensor_by_tensor(
     assert max(sizes) < 2 * 4000
     found = torch.load(tmp_path / "state.pt", weights_only=True)
     assert all(torch.equal(found[name], value) for name, value in state.items())
+
+
+def test_a_state_that_does_not_fit_is_not_a_bug_of_torch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Torch answers a refused write with a RuntimeError of its own."""
+    state = {f"weight {i}": torch.zeros(100_000) for i in range(8)}
+    monkeypatch.setattr(resume, "_state", lambda run, origin: state)
+    left = 3
+
+    def full(*_: object) -> int:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise DiskFull("the disk is full")
+        return 0
+
+    monkeypatch.setattr(PositionedFile, "write", full)
+    with pytest.raises(DiskFull):
+        resume.save_state(object(), tmp_path / "state.pt")  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []

@@ -69,7 +69,7 @@ def _facts(places: Places) -> dict[str, Any]:
 
 
 def _recipes() -> list[dict[str, str]]:
-    """Return the recipes that come with loramerge: they are copied, since their folder is not written to."""
+    """Return the recipes that come with loramerge, as texts: their folder is not written to."""
     try:
         found = shipped_recipes()
     except FileError:

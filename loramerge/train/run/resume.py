@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from loramerge.errors import CorruptFile, MissingFile, Setting, UsageError
+from loramerge.errors import CorruptFile, FileError, MissingFile, Setting, UsageError
 from loramerge.files.atomic import AtomicFile
 from loramerge.files.positioned import PositionedFile
 from loramerge.train.run.loop import Run
@@ -27,9 +27,18 @@ def save_state(run: Run, path: str | PathLike[str], origin: str = "") -> None:
     Args:
         origin: says what the run was made from, its number of steps apart; another run cannot go on
             from this state.
+
+    Raises:
+        FileError: if it cannot be written.
     """
     with AtomicFile(path, force=True) as file:
-        torch.save(_state(run, origin), _Stream(file))
+        stream = _Stream(file)
+        try:
+            torch.save(_state(run, origin), stream)
+        except Exception:
+            if stream.refused is not None:  # torch raises an error of its own over it
+                raise stream.refused from None
+            raise
 
 
 class _Stream:
@@ -37,11 +46,16 @@ class _Stream:
 
     def __init__(self, file: PositionedFile) -> None:
         self._file, self._place = file, 0
+        self.refused: FileError | None = None
 
     def write(self, data: Any) -> int:
         """Write bytes behind those before."""
         size = memoryview(data).nbytes
-        self._file.write(self._place, data)
+        try:
+            self._file.write(self._place, data)
+        except FileError as error:
+            self.refused = error
+            raise
         self._place += size
         return size
 
