@@ -250,6 +250,15 @@ def test_a_running_training_is_shown_after_a_reload(browser, address):
         assert tab.view.locator(".indicator").inner_text() == "1 job · 75 %"
 
 
+def test_what_ends_before_the_stream_is_there_is_not_shown_as_running(browser, address):
+    job = {"id": "1", "title": "bake q", "verb": "bake", "values": {}, "created": 1, "started": 1,
+           "command": "", "events": [], "outputs": []}  # fmt: skip
+    states = iter(["running"])
+    answers = {"/api/jobs": lambda request: [job | {"state": next(states, "done"), "ended": 2}]}
+    with opened(browser, address, "jobs", answers=answers) as tab:
+        tab.view.locator(".job[data-state=done]").wait_for()
+
+
 def test_an_example_is_a_recipe_that_is_not_saved_yet(browser, address):
     with opened(browser, address, "recipes") as tab:
         view = tab.view

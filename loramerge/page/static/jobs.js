@@ -22,21 +22,35 @@ export const jobs = () => [...known.values()].sort((a, b) => (b.created > a.crea
 export const job = (id) => known.get(id);
 export const active = () => jobs().filter((one) => ACTIVE.has(one.state));
 
+const asking = new Set(); // what was told while the list was on its way: it may be newer than the list
+
 async function load() {
-  const found = await get("/api/jobs");
-  known.clear();
-  for (const one of found) known.set(one.id, one);
+  const told = [];
+  asking.add(told);
+  try {
+    const found = await get("/api/jobs");
+    known.clear();
+    for (const one of found) known.set(one.id, one);
+    told.forEach(take);
+  } finally {
+    asking.delete(told);
+  }
   changed.say(null);
 }
 
-function merge(part) {
+function take(part) {
   if (part.deleted || part.state === "deleted") known.delete(part.id);
   else known.set(part.id, { ...known.get(part.id), ...part });
+}
+
+function merge(part) {
+  take(part);
+  for (const told of asking) told.push(part);
   changed.say(part.id);
 }
 
 let source = null;
-let missed = false;
+let missed = true; // what happens before the stream is there is told by no event
 
 function open() {
   source = new EventSource(link("/api/events"));
