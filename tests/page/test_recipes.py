@@ -12,6 +12,7 @@ from tests.page.serving import Served
 
 pytest.importorskip("starlette")
 
+from loramerge.library.shipped import shipped
 from loramerge.page.doing import recipe as doing
 from loramerge.recipe.picture import edges, nodes
 from loramerge.recipe.recipe import load_recipe
@@ -96,6 +97,22 @@ def test_a_recipe_is_saved_run_and_up_to_date(page: Served) -> None:
     ]
     assert states == ["not needed", "up to date"]
     assert _open(page, path="recipes/saved.yaml")["tasks"][1]["state"] == "will run"
+
+
+def test_a_changed_text_starts_from_the_folder_of_its_file(page: Served) -> None:
+    text = "version: 1\ninputs: {a: own.safetensors}\n"
+    text += "steps: {s: {resize: {adapter: a, rank: 2}, save: b.safetensors}}"
+    (page.folder / "deep").mkdir()
+    (page.folder / "deep" / "r.yaml").write_text(text)
+    (page.folder / "deep" / "own.safetensors").write_bytes(shipped("zuzu").read_bytes())
+    assert _open(page, path="deep/r.yaml")["mistakes"] == []
+    assert _run(page, recipe="deep/r.yaml")["state"] == "done"
+    found = _open(page, text=text + "\n# changed", beside="deep/r.yaml")
+    assert (found["mistakes"], found["tasks"][0]["state"]) == ([], "up to date")
+    assert found["text"].endswith("# changed")
+    assert _open(page, text=text)["mistakes"] != []  # as before: from the current folder
+    asked = {"text": text, "beside": "../elsewhere/r.yaml"}
+    assert "may not use" in page.post("/api/recipe", asked).error
 
 
 @pytest.mark.parametrize("path", ["a.txt", "../a.yaml", "/tmp/a.yaml", "a\nb.yaml", "", None, 1])

@@ -52,7 +52,8 @@ class _RecipeText:
     """The text of a recipe, and what it says before it is checked.
 
     Args:
-        request: with `path` or `text`, and `set`: variable → value, texts as after `--set`.
+        request: with `path` or `text`, and `set`: variable → value, texts as after `--set`. A text that
+            was changed and is not saved yet has `beside`, the path of its file.
 
     Raises:
         UsageError, FileError: if it cannot be read, or may not be.
@@ -60,18 +61,18 @@ class _RecipeText:
     """
 
     def __init__(self, request: Mapping[str, Any], places: Places) -> None:
-        path = request.get("path")
+        path = request.get("path") or request.get("beside")
         self.places = places
         self.path = None if path is None else Path(path)
         self.root = Path() if self.path is None else self.path.parent
         self.name = _NAME if self.path is None else str(self.path)
-        if self.path is None:
+        if request.get("path") is None:
             self.text = str(request.get("text") or "")
             if len(self.text) > _MOST:
                 raise UsageError("this text is too long to be a recipe")
         else:
-            places.allowed(self.path)
-            self.text = read_text(self.path)
+            places.allowed(path)
+            self.text = read_text(Path(path))
         stated = dict(request.get("set") or {})
         self.set = {n: scalar_of(v) if isinstance(v, str) else v for n, v in stated.items()}
 

@@ -44,6 +44,10 @@ def recipe_request(content: Mapping[str, Any], places: Places) -> dict[str, Any]
 async def _open(request: Request) -> Response:
     content, page = await body_of(request), page_of(request)
     asked = await asyncio.to_thread(recipe_request, content, page.places)
+    beside = text_in(content, "beside")
+    if beside and asked["path"] is None:  # where a changed text will be saved
+        await asyncio.to_thread(page.places.allowed, beside)
+        asked["beside"] = beside
     return answer(await page.live.ask(asked))
 
 

@@ -90,7 +90,7 @@ export function jobBlock(one, { quiet = false, here = false, started = () => {} 
       el("h3", {}, one.title ?? one.verb ?? "Job"),
       el("span.soft.grow", {}, time(one)),
       buttons(one, here, started)),
-    running ? [bar(one), el("p.soft.small", { "aria-live": "off" }, said(one))] : null,
+    running ? [one.state === "running" ? bar(one) : null, el("p.soft.small", { "aria-live": "off" }, said(one))] : null,
     one.error ? failure({ message: one.error.text ?? String(one.error), hint: one.error.hint }) : null,
     replacing(one),
     lines(one),

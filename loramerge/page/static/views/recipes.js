@@ -64,7 +64,7 @@ export function show(root, { about, query }) {
     } }));
   }));
   let words = "";
-  const queue = newest(() => post("/api/recipe", { ...(changed() || !value.path ? { text: value.text } : { path: value.path }), set: value.set }), {
+  const queue = newest(() => post("/api/recipe", { ...(changed() || !value.path ? { text: value.text, beside: value.path } : { path: value.path }), set: value.set }), {
     busy: (is) => place.classList.toggle("busy", is),
     done: (found) => {
       const known = JSON.stringify(found.variables ?? {});
