@@ -272,6 +272,13 @@ def test_an_example_is_a_recipe_that_is_not_saved_yet(browser, address):
         assert (tab.said, tab.elsewhere) == ([], [])
 
 
+def test_an_adapter_that_is_named_in_the_address_gets_the_weights_of_its_family(browser, address):
+    found = {"total": 1, "cards": [card(7, reference="own", family="sd15")], "families": []}
+    with opened(browser, address, "mix?add=own", answers={"/api/library": found}) as tab:
+        tab.view.get_by_role("button", name="Finer weights of own").click()
+        tab.view.get_by_text("Per block", exact=True).wait_for()
+
+
 def test_two_models_are_averaged_at_first(browser, address):
     with opened(browser, address, "merge") as tab:
         for name in ("tiny", "tiny-outlined"):

@@ -61,18 +61,19 @@ class _RecipeText:
     """
 
     def __init__(self, request: Mapping[str, Any], places: Places) -> None:
-        path = request.get("path") or request.get("beside")
+        given = request.get("path")
+        path = request.get("beside") if given is None else given
         self.places = places
         self.path = None if path is None else Path(path)
         self.root = Path() if self.path is None else self.path.parent
         self.name = _NAME if self.path is None else str(self.path)
-        if request.get("path") is None:
+        if given is None:
             self.text = str(request.get("text") or "")
             if len(self.text) > _MOST:
                 raise UsageError("this text is too long to be a recipe")
         else:
-            places.allowed(path)
-            self.text = read_text(Path(path))
+            places.allowed(given)
+            self.text = read_text(Path(given))
         stated = dict(request.get("set") or {})
         self.set = {n: scalar_of(v) if isinstance(v, str) else v for n, v in stated.items()}
 

@@ -54,6 +54,12 @@ function known(about, name) {
   return itemOf(name, { family: offered ? "tiny" : null, label: offered?.label ?? null, weight: offered?.weight ?? 1 });
 }
 
+/** Return the family of an adapter as the library knows it. */
+async function familyOf(name) {
+  const { cards } = await get("/api/library", { words: stem(name), limit: 50, sort: "name" });
+  return cards.find((card) => card.reference === name)?.family ?? null;
+}
+
 export function show(root, { about, verbs, query }) {
   const info = verbs.mix;
   const { value, keep } = remembered("mix", FIRST);
@@ -72,6 +78,7 @@ export function show(root, { about, verbs, query }) {
   const end = actionPanel("mix", values, { label: "Save the mix", missing: "Add at least one adapter.", kept: value, keep });
   // one worker draws and plans: while something moves, pictures come first, then a plan of the headers now and then
   let planned = 0;
+  let ended = false;
   let due = false;
   const planNow = (whole) => {
     if (!due) return;
@@ -122,9 +129,18 @@ export function show(root, { about, verbs, query }) {
       end.node),
     el("div.column.aside", {}, preview.node, plan.node)));
   if (added.length) keep();
+  for (const item of value.adapters.filter((one) => !one.family)) {
+    familyOf(item.name).then((family) => {
+      if (!family || ended) return;
+      item.family = family; // from here on there are weights of its blocks
+      keep();
+      all.draw();
+    }, () => {});
+  }
   preview.ask(body());
   plan.ask(values());
   return () => {
+    ended = true;
     slow.cancel();
     plan.stop();
     preview.stop();
