@@ -277,6 +277,8 @@ def test_an_adapter_that_is_named_in_the_address_gets_the_weights_of_its_family(
     with opened(browser, address, "mix?add=own", answers={"/api/library": found}) as tab:
         tab.view.get_by_role("button", name="Finer weights of own").click()
         tab.view.get_by_text("Per block", exact=True).wait_for()
+        if DRAWS:
+            tab.view.get_by_text("tiny cannot draw own, which is for sd15").wait_for()
 
 
 def test_two_models_are_averaged_at_first(browser, address):

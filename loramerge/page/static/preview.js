@@ -75,9 +75,10 @@ function settingsForm(settings, about, changed) {
 /**
  * Return `{node, ask, stop}`.
  *
- * @param {{about: object, settings: object, keep: Function}} options `settings` is changed in place
+ * @param {{about: object, settings: object, keep: Function, unfit?: () => string|null}} options `settings` is changed in place;
+ *   `unfit` says why the base cannot draw what is there
  */
-export function previewPanel({ about, settings, keep, onsettings = () => {}, settled = () => {} }) {
+export function previewPanel({ about, settings, keep, onsettings = () => {}, settled = () => {}, unfit = () => null }) {
   const view = wipe();
   const said = el("p.soft.small.preview-said", { role: "status" }, "");
   const problem = el("div");
@@ -104,6 +105,7 @@ export function previewPanel({ about, settings, keep, onsettings = () => {}, set
       settled();
     },
     failed: (error) => {
+      if (!asked) return;
       state("failed");
       fill(problem, failure(error));
       settled();
@@ -122,6 +124,15 @@ export function previewPanel({ about, settings, keep, onsettings = () => {}, set
     if (!body) {
       state("empty");
       asked = null;
+      return;
+    }
+    const why = unfit();
+    if (why) {
+      asked = null;
+      state("failed");
+      said.textContent = "";
+      fill(problem, el("p.note.plain", {}, why));
+      settled();
       return;
     }
     const drawing = drawingValues(settings);

@@ -73,8 +73,13 @@ export function show(root, { about, verbs, query }) {
     const all = wire("mix", info, { ...value.values, adapters: items }, about);
     return Object.keys(all).every((word) => PLAIN.has(word)) ? { adapters: items.map((one) => spoken(one, about.presets)) } : { of: { verb: "mix", values: all } };
   };
+  const unfit = () => {
+    const base = about.bases?.find((one) => one.name === value.draw.base && one.shipped);
+    const other = base && value.adapters.find((one) => one.family && one.family !== "tiny");
+    return other ? `${base.name} cannot draw ${other.label}, which is for ${other.family}. Choose a base of that family below.` : null;
+  };
   const plan = planPanel("mix");
-  const preview = previewPanel({ about, settings: value.draw, keep, onsettings: () => preview.ask(body()), settled: () => planNow(true) });
+  const preview = previewPanel({ about, settings: value.draw, keep, onsettings: () => preview.ask(body()), settled: () => planNow(true), unfit });
   const end = actionPanel("mix", values, { label: "Save the mix", missing: "Add at least one adapter.", kept: value, keep });
   // one worker draws and plans: while something moves, pictures come first, then a plan of the headers now and then
   let planned = 0;
@@ -135,6 +140,7 @@ export function show(root, { about, verbs, query }) {
       item.family = family; // from here on there are weights of its blocks
       keep();
       all.draw();
+      preview.ask(body());
     }, () => {});
   }
   preview.ask(body());
