@@ -209,7 +209,8 @@ class Shelf:
 
     def look_soon(self) -> None:
         """Look through the folders at the next occasion, because something was written."""
-        self._looked = min(self._looked, time.monotonic() - _OLD) or -1.0
+        if self._looked:  # else the first question looks anyway
+            self._looked = min(self._looked, time.monotonic() - _OLD) or -1.0
 
     def _arrange(self) -> None:
         """Put everything in the order of names, with what is known of files beside the index."""

@@ -279,6 +279,12 @@ def test_new_files_are_found_without_a_walk_for_each_request(
     assert "far" not in names(shelf)  # folders without end are not walked through
 
 
+def test_the_first_look_finds_what_there_is_also_after_a_job(tmp_path: Path) -> None:
+    shelf = Shelf(Places(tmp_path))
+    shelf.look_soon()  # something was written before anyone saw the library
+    assert {one.name for one in shelf.find(Query()).all} >= {"polka", "zuzu"}
+
+
 def test_a_walk_ends_after_so_many_folders(tmp_path: Path) -> None:
     for n in range(5):
         write(tmp_path / f"f{n}" / "x.safetensors")
