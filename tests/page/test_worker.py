@@ -35,7 +35,7 @@ class Worker:
 
     def send(self, **content: Any) -> None:
         assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(content) + "\n")
+        self.process.stdin.write(json.dumps({"opened": [], **content}) + "\n")
         self.process.stdin.flush()
 
     def line(self) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def worker(tmp_path: Path) -> Iterator[Worker]:
 
 
 def _long(worker: Worker) -> None:
-    worker.send(id=1, do="recipe", run=True, text=LONG, opened=[], force=True)
+    worker.send(id=1, do="recipe", run=True, text=LONG, force=True)
     while worker.line()["event"].get("done") != 2:
         pass
 
@@ -90,7 +90,7 @@ def test_a_request_is_stopped_before_and_while_it_runs_and_the_next_is_answered(
     worker.send(stop="nothing of this number")
     worker.send(id=1, do="run", verb="inspect", values={"files": ["zuzu"]})
     assert worker.answer()["error"]["exit_code"] == 130
-    worker.send(id=2, do="recipe", run=True, text=LONG, opened=[], force=True)
+    worker.send(id=2, do="recipe", run=True, text=LONG, force=True)
     while worker.line()["event"].get("done") != 2:
         pass
     worker.send(stop=2)
