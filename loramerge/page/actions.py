@@ -24,6 +24,8 @@ from loramerge.verbs import verb_named
 
 __all__ = ["Action", "action_of", "check_paths", "container", "written"]
 
+_MOST = 2000  # values of one parameter, each of which may be a file to look for
+
 
 @dataclass(frozen=True)
 class Action:
@@ -82,6 +84,10 @@ def action_of(verb: object, values: object, places: Places, *, whole: bool = Tru
         if word not in offered:
             raise UsageError(
                 f"{word!r} is not a parameter on the page", expected=listed(sorted(offered), 60)
+            )
+        if isinstance(values[word], list) and len(values[word]) > _MOST:
+            raise UsageError(
+                f"{word} has more values than the page takes", expected=f"at most {_MOST}"
             )
     parameters = engine.parameters_from(found.parameters, values)
     files = check_paths(parameters, places)

@@ -60,7 +60,7 @@ def mix(tab: Opened) -> None:
     """Wait for the picture and the figures, and open the comparison."""
     tab.drawn()
     tab.view.locator(".plan .relations").wait_for()
-    tab.view.get_by_role("button", name="Compare", exact=True).click()
+    tab.view.get_by_role("button", name="Compare with A", exact=True).click()
     tab.view.wait_for_timeout(300)
 
 

@@ -605,3 +605,10 @@ def test_open_event_streams_are_let_go_and_do_not_pile_up(page: Served) -> None:
     assert max((one.qsize() for one in shared.listeners), default=0) <= 1000
     for one in open_ones:
         one.close()
+
+
+def test_endless_lists_are_refused(page: Served) -> None:
+    """Each name is looked for in the library, which takes a while."""
+    values = {"adapters": ["zuzu"] * 200_000}
+    found = page.post("/api/action", {"verb": "mix", "values": values})
+    assert found.status == 400 and "more values than" in found.body["error"]["text"]

@@ -48,7 +48,7 @@ function texts(verb, unnamed) {
   };
   const node = el("div.texts", {},
     el("div.row", {}, el("div.tabs", { role: "tablist", "aria-label": "The same as text" }, buttons), el("span.grow"),
-      el("button.quiet", { type: "button", onclick: () => copy(now[tabs.value.tab], names[tabs.value.tab]) }, icon("copy"), "Copy"),
+      el("button.quiet", { type: "button", onclick: () => (tabs.value.tab === "yaml" && unnamed()) || copy(now[tabs.value.tab], names[tabs.value.tab]) }, icon("copy"), "Copy"),
       el("button.quiet", { type: "button", onclick: saveRecipe(verb, () => now.yaml, unnamed) }, "Save as recipe")),
     code);
   draw();

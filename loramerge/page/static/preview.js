@@ -153,14 +153,14 @@ export function previewPanel({ about, settings, keep, onsettings = () => {}, set
     view.to(share);
   };
   const buttons = el("div.row.preview-buttons", {},
-    el("button.quiet", { type: "button", title: "Keep this picture as A, and compare it with what comes next", onclick: () => view.b && hold(view.b, "held", 50)() }, "Hold as A"),
+    el("button.quiet", { type: "button", title: "Keep this picture as A, and compare it with what comes next", onclick: () => view.b && hold(view.b, "held", 50)() }, "Keep as A"),
     el("button.quiet", { type: "button", onclick: () => {
       held = null;
       baseKey = null;
       view.to(Number(view.range.value) || 50);
       onsettings();
-    } }, "A: without"),
-    el("button.quiet", { type: "button", onclick: () => view.to(Number(view.range.value) ? 0 : 50) }, "Compare"));
+    } }, "Base as A"),
+    el("button.quiet", { type: "button", onclick: () => view.to(Number(view.range.value) ? 0 : 50) }, "Compare with A"));
   const wanted = el("p.soft.preview-empty", {}, "Add an adapter to see what it does.");
   const changed = () => {
     keep();
