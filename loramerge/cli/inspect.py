@@ -116,6 +116,8 @@ def _file(file: Inspected, *, all_metadata: bool, alone: bool) -> None:
     if file.unknown_keys:
         lines.append(("unknown keys", _unknown(file)))
     show.table(lines)
+    if file.verifiable and alone:
+        show.line(f"The header says what it contains; `loramerge verify {file.path}` checks it.")
     _findings(file.findings)
     if file.what == "adapter" and file.checked == "weights" and not file.findings:
         show.line("No problems found.")

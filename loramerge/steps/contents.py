@@ -13,7 +13,7 @@ __all__ = ["contents_of"]
 
 _DEEPEST = 3  # recipes inside of recipes that are told
 _MOST = 8  # ingredients that are named
-_SEVERAL = ("adapters", "models", "adapter", "tuned")
+_SEVERAL = ("adapters", "lora", "models", "adapter", "tuned")
 _ITEM = ("adapter", "model")
 
 
@@ -44,6 +44,9 @@ def _words(recipe: Mapping[str, Any], step: str, depth: int) -> str | None:
     base = parameters.get("base")
     if isinstance(base, str):
         text += f" {'into' if verb == 'bake' else 'with base'} {_name(recipe, base, depth)}"
+    source = parameters.get("checkpoint")
+    if isinstance(source, str):
+        text += f" from {_name(recipe, source, depth)}"
     return text
 
 

@@ -216,3 +216,25 @@ def test_several_files_go_on_after_a_failure(run):
     assert result.code == 3 and "bad.safetensors" in result.err
     assert "cannot be read" in result.out and "zuzu" in result.out
     run.refused(3, "inspect", "bad", says="bad.safetensors")
+
+
+def test_a_checkpoint_says_what_is_in_it(run):
+    """Whatever file of a folder has the recipe: a bake writes it into those that it changed."""
+    run.ok("mix", "zuzu", "polka:0.5", "-o", "both.safetensors")
+    run.ok("bake", "--base", "tiny", "both:0.8", "-o", "baked")
+    run.ok("unbake", "baked", "--lora", "both:0.8", "-o", "without")
+    run.ok("bake", "--base", "base.safetensors", "a:0.7", "-o", "single.safetensors")
+    both = "both.safetensors (mix of zuzu.safetensors, polka.safetensors × 0.5) × 0.8"
+    said = {
+        "baked": f"bake of {both} into tiny",
+        "without": f"unbake of {both} from baked (bake of {both} into tiny)",
+        "single.safetensors": "bake of a.safetensors × 0.7 into base.safetensors",
+    }
+    for name, words in said.items():
+        (found,) = run.ok("inspect", name, "--json").json
+        assert found["what"] == "checkpoint" and found["merged"] == words
+        shown = run.ok("inspect", name).out
+        assert " ".join(words.split()) in " ".join(shown.split())
+        assert f"`loramerge verify {name}` checks it" in shown
+        run.ok("verify", name)
+    assert "loramerge verify" not in run.ok("inspect", "base.safetensors").out

@@ -34,7 +34,11 @@ def inspect_checkpoint(path: Path) -> Inspected:
         for tensor in file.weights().values():
             word = DTYPES[tensor.dtype].word
             dtypes[word] = dtypes.get(word, 0) + 1
-    _, metadata = checkpoint.files.weights[0].open()
+    metadata: dict[
+        str, str
+    ] = {}  # a bake into a folder has its recipe in the files it changed alone
+    for file in reversed(checkpoint.files.weights):
+        metadata |= file.open()[1]
     modules = {module for module, _ in checkpoint.slots}
     components = {name: len(modules) for name in checkpoint.layouts}
     if len(components) > 1:  # the modules of one are not all named after it
@@ -53,7 +57,7 @@ def inspect_checkpoint(path: Path) -> Inspected:
         trained_on=metadata.get("modelspec.architecture") or None,
         trigger_words=trigger_words(metadata),
         merged=_contents(metadata),
-        metadata=dict(metadata),
+        metadata=metadata,
         findings=[_NO_FAMILY] if checkpoint.is_unknown else [],
     )
 

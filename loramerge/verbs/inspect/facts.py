@@ -6,12 +6,15 @@ from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
 from loramerge.adapter import Problem
+from loramerge.adapter.metadata import RECIPE_KEY
 from loramerge.families.usual import Usual
 from loramerge.records import record
 from loramerge.steps.parameters import Doc
 from loramerge.steps.shown import Shown
 
 __all__ = ["Inspect", "InspectResult", "Inspected"]
+
+_CHECKED = ("bake", "merge", "unbake")  # what `verify` checks in a checkpoint
 
 
 @record(kw_only=True)
@@ -123,6 +126,17 @@ class Inspected(Shown):
     base: dict[str, Any] | None = None
     error: str | None = None
     measured: list[dict[str, Any]] | None = None  # of every module, for pages and pictures
+
+    @property
+    def verifiable(self) -> bool:
+        """True for a checkpoint whose header has a recipe that `verify` checks by the change."""
+        if self.what != "checkpoint" or RECIPE_KEY not in self.metadata:
+            return False
+        from loramerge.steps.inside import last_step
+        from loramerge.steps.provenance import recipe_in
+
+        recipe = recipe_in(self.metadata)
+        return recipe is not None and last_step(recipe)[0] in _CHECKED
 
     def json(self) -> dict[str, Any]:
         """Return this file's object in `--json`; keys are always present, null if not computed."""
