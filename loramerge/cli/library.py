@@ -17,6 +17,7 @@ from loramerge.cli.session import Session
 from loramerge.errors import NotFound, UsageError
 from loramerge.library.lookup import names_in_library
 from loramerge.library.registry import HOLDS, changed_registry, expanded, load_registry
+from loramerge.library.shipped import SHIPPED_ADAPTERS
 
 if TYPE_CHECKING:
     from loramerge.library.scanning import ScanResult
@@ -143,6 +144,7 @@ def list_folders(as_json: bool, json_file: str | None) -> None:
     def render() -> None:
         if not content:
             show.line("The library is empty. Add a folder: loramerge library add FOLDER")
+            show.line(f"Adapters that come with loramerge: {', '.join(SHIPPED_ADAPTERS)}")
         rows = [[*entry.values()] for entry in content]
         for row in rows:
             row[1] = _HOLDS.get(row[1], row[1]) or "only indexed"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
+from threading import Thread
 
 import click
 
@@ -48,6 +50,18 @@ def command(paths: tuple[str, ...], port: int, host: str, no_browser: bool) -> N
         show.line("Ctrl-C ends it; running jobs are stopped, and leave no half-written file.")
         sys.stdout.flush()  # a program may wait for the address
         if not no_browser:
-            click.launch(address)
+            Thread(target=_open, args=(address,), daemon=True).start()
 
     serve(Path.cwd(), opened, host, port, ready)
+
+
+_OPEN = "import sys, webbrowser; sys.exit(not webbrowser.open(sys.argv[1]))"
+
+
+def _open(address: str) -> None:
+    """Open a browser, in a process of its own: what programs print that look for one is noise."""
+    silent = subprocess.DEVNULL
+    words = [sys.executable, "-c", _OPEN, address]
+    if subprocess.run(words, stdin=silent, stdout=silent, stderr=silent, check=False).returncode:
+        show.line("No browser was found; open the address.")
+        sys.stdout.flush()

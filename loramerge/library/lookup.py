@@ -226,6 +226,9 @@ def _not_found(
     other = "an adapter, not a base" if holds == "bases" else "a base, not an adapter"
     if name in _SHIPPED["adapters" if holds == "bases" else "bases"]:
         hint = f"{name} is {other}"
+    last = name.replace("\\", "/").rpartition("/")[2]
+    if not hint and last != name and last in (*_SHIPPED[holds], *names):
+        hint = f"did you mean {last}?"
     if not hint and (place := _in_hub_cache(name)) is not None:
         hint = f"the files that other programs downloaded are in {place}"
     if not hint and re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.lower().endswith(_SUFFIXES):

@@ -30,6 +30,7 @@ from loramerge.steps.weight_words import (
     component_in,
     depth_in,
     number_in,
+    refuse_decimal_comma,
     vector_in,
     weight_words,
 )
@@ -183,6 +184,7 @@ def parse_reference(text: str, root: Path | None = None) -> Reference:
             components = found | components
             written.insert(0, f"{assigned.group(1)}={shown_number(next(iter(found.values())))}")
         elif (found_blocks := vector_in(tail, text)) and not blocks:
+            refuse_decimal_comma(tail, head)
             blocks, vector = found_blocks, tail.removeprefix(f"{BLOCKS}=")
             written.insert(0, vector if vector in PRESETS else f"{len(blocks)} blocks")
         else:

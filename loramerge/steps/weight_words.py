@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import re
 
-from loramerge.algebra.blocks import PRESETS
+from loramerge.algebra.blocks import LENGTHS, PRESETS
 from loramerge.algebra.weights import Weight, shown_number
 from loramerge.errors import UsageError, nearest
 from loramerge.families.components import COMPONENT_WORDS
 
-__all__ = ["BLOCKS", "DEPTH", "component_in", "depth_in", "number_in", "vector_in", "weight_words"]
+__all__ = [
+    "BLOCKS", "DEPTH", "component_in", "depth_in", "number_in", "refuse_decimal_comma", "vector_in",
+    "weight_words",
+]  # fmt: skip
 
 BLOCKS = "lbw"  # of LoRA Block Weight for A1111: `<lora:A:1:lbw=OUTALL>`
 DEPTH = "depth"  # weights at equal steps from the first block of the UNet to the last
 _VECTOR = re.compile(r"[-+0-9.eE]+(,[-+0-9.eE]+)+")
+_DECIMAL_COMMA = re.compile(r"[-+]?[0-9]+,[0-9]+")
 _NUMBER = re.compile(r"[-+]?(([0-9]+\.?[0-9]*|\.[0-9]+)(e[-+]?[0-9]+)?|nan|inf)", re.IGNORECASE)
 
 
@@ -37,6 +41,20 @@ def vector_in(tail: str, text: str) -> tuple[float, ...]:
             expected=f"numbers with commas between, or one of {', '.join(PRESETS)}",
         )
     return ()
+
+
+def refuse_decimal_comma(tail: str, head: str) -> None:
+    """Refuse `0,7` behind a name, which could be a block vector of two values.
+
+    Raises:
+        UsageError: with the number that was probably meant.
+    """
+    if _DECIMAL_COMMA.fullmatch(tail):
+        raise UsageError(
+            "a block vector cannot have 2 values",
+            expected=LENGTHS,
+            hint=f"did you mean {head}:{tail.replace(',', '.')}?",
+        )
 
 
 def depth_in(values: str, text: str) -> tuple[float, ...]:

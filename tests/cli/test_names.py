@@ -55,7 +55,8 @@ def test_bases_that_are_not_there(run):
 
 
 def test_library(run):
-    assert "empty" in run.ok("library", "list").out
+    found = run.ok("library", "list").out
+    assert "empty" in found and "Adapters that come with loramerge: zuzu, polka" in found
     (run.folder / "loras" / "x").mkdir(parents=True)
     shutil.copy("a.safetensors", "loras/x/one.safetensors")
     assert "added" in run.ok("library", "add", "loras").out

@@ -161,3 +161,15 @@ def test_linked_folders_are_part_of_the_library(folder, registry):
     (folder / "lib" / "link").symlink_to(elsewhere)
     (elsewhere / "back").symlink_to(folder / "lib")  # a circle ends
     assert find("linked", "adapters", registry).name == "linked.safetensors"
+
+
+@pytest.mark.parametrize("name", ["models/tiny", "my/own/tiny", "models/mine"])
+def test_the_last_part_of_a_path_may_be_a_known_base(name, tmp_path):
+    (tmp_path / "mine.safetensors").write_bytes(b"")
+    registry = NameRegistry(bases={"mine": str(tmp_path / "mine.safetensors")})
+    with pytest.raises(NotFound) as caught:
+        find(name, "bases", registry, tmp_path / "elsewhere")
+    assert caught.value.hint == f"did you mean {name.rpartition('/')[2]}?"
+    with pytest.raises(NotFound) as caught:
+        find("models/other", "bases", registry, tmp_path / "elsewhere")
+    assert caught.value.hint == "hf:models/other downloads it from Hugging Face"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import socket
+import sys
 from pathlib import Path
 
 import pytest
 
+from loramerge.cli import ui
 from tests.builders.commands import Runner
 from tests.page.serving import Process
 
@@ -41,3 +43,22 @@ def test_folders_and_files_that_are_named_are_places(tmp_path: Path) -> None:
     with Process(here, tmp_path / "home", there) as page:
         places = page.get("/api/about").body["places"]
     assert places[:2] == [str(here), str(there)]
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="these have a browser of their own")
+@pytest.mark.parametrize("code", [0, 3])
+def test_a_browser_prints_nothing_and_is_missed(
+    code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    browser = tmp_path / "browser.py"
+    browser.write_text(
+        f"import sys; print('noise'); print('noise', file=sys.stderr); sys.exit({code})"
+    )
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))  # no other browser is there
+    monkeypatch.setenv("BROWSER", f"{sys.executable} {browser} %s")
+    ui._open("http://127.0.0.1:1/")
+    found = capfd.readouterr()
+    assert found.out == ("No browser was found; open the address.\n" if code else "")
+    assert found.err == ""

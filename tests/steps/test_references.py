@@ -114,3 +114,10 @@ def test_every_number_survives(name, weight):
     found = parse_reference(f"{name}:{weight!r}")
     assert (found.name, found.weight.default) == (name, weight)
     assert parse_reference(f"x:{found.written}").weight.default == weight
+
+
+@pytest.mark.parametrize(("text", "meant"), [("zuzu:0,7", "zuzu:0.7"), ("a:b:-1,25", "a:b:-1.25")])
+def test_a_decimal_comma_is_answered_with_a_point(text, meant):
+    with pytest.raises(UsageError, match="a block vector cannot have 2 values") as caught:
+        parse_reference(text)
+    assert caught.value.hint == f"did you mean {meant}?"
