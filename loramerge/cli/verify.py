@@ -27,7 +27,7 @@ def render(result: VerifyResult) -> None:
     for note in result.notes:
         show.line(f"note: {note}")
     if result.contents is not None:
-        _blocks(result.contents)
+        _blocks(result.contents, explained=not result.holds)
 
 
 def _source(result: VerifyResult) -> str:
@@ -36,8 +36,8 @@ def _source(result: VerifyResult) -> str:
     return f"the recipe in its header ({result.source})"
 
 
-def _blocks(found: CheckpointContents) -> None:
-    """Show the strength of each adapter in each block."""
+def _blocks(found: CheckpointContents, *, explained: bool) -> None:
+    """Show the strength of each adapter in each block, and what the figures mean if that matters."""
     names = in_order(dict.fromkeys(name for one in found.found for name in one.blocks))
     rows, unchanged = [], 0
     for name in names:
@@ -56,7 +56,8 @@ def _blocks(found: CheckpointContents) -> None:
         show.line(f"Not changed, as it should be: {show.count(unchanged, 'block')}.")
     if len(rows) > _MOST:
         show.line(f"… and {len(rows) - _MOST} more blocks; --json lists all of them")
-    show.line(_LEGEND)
+    if explained:
+        show.line(_LEGEND)
 
 
 def _strength(block: object) -> str:

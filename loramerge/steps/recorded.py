@@ -129,7 +129,10 @@ class Recorded:
         found = self._found(name)
         own = self.entry(name).get("recipe")
         if found is None and isinstance(own, Mapping) and {"inputs", "steps"} <= own.keys():
-            self.notes.append(f"{name} was not found and was computed again")
+            self.notes.append(
+                f"{self.entry(name).get('path', name)} is neither beside this file, nor in the "
+                "current folder, nor in the library, and was computed again"
+            )
             return replace(self, recipe=own).computed(own)
         return self.file(name) if found is None else found
 

@@ -186,11 +186,13 @@ def _of_checkpoint(found: CheckpointContents) -> Iterator[str]:
         yield f"Only on one side, or in other shapes: {listed(found.lacking, _NAMED)}."
     if found.kept is not None and found.expected is not None:
         all_in = all(one.factor is not None or one.nothing for one in found.found)
-        change = "the whole change" if all_in else "the change of the adapters found"
-        yield (
-            f"{_percent(found.kept)} of {change} is in it; rounding to "
-            f"{listed(found.types)} would leave {_percent(found.expected)}."
-        )
+        change = "the change" if all_in else "the change of the adapters found"
+        kept, expected, types = _percent(found.kept), _percent(found.expected), listed(found.types)
+        if kept == expected == _percent(1.0):
+            yield f"All of {change} is there, apart from rounding to {types}."
+        else:
+            whole = "the whole change" if all_in else change
+            yield f"{kept} of {whole} is in it; rounding to {types} would leave {expected}."
     if found.hidden:
         yield (
             f"In {_modules(found.hidden)} rounding leaves less than half of the change, so little can "

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+import loramerge as lm
 from tests.builders.world import rewrite, tune
 
 KEYS = {
@@ -24,6 +27,8 @@ def baked(run):
 def test_a_bake_holds_its_recipe(baked):
     shown = baked.ok("verify", "baked.safetensors").out
     assert "It holds what it should." in shown and "a is in it at the weight 0.7." in shown
+    assert "All of the change is there, apart from rounding to float16." in shown
+    assert "least squares" not in shown and "unexplained" in shown
     found = baked.ok("verify", "baked.safetensors", "--json").json
     assert set(found) == KEYS and found["holds"] is True and found["source"] == "bake"
     assert [one["strength"] for one in found["adapters"]] == [0.7, 0.4]
@@ -35,7 +40,7 @@ def test_strengths_are_found(baked):
     found = baked.ok(*given, "-l", "a", "-l", "b", "--json").json
     assert [one["strength"] for one in found["adapters"]] == pytest.approx([0.7, 0.4], rel=1e-3)
     wrong = baked(*given, "-l", "a:0.35", "-l", "b:0.4")
-    assert wrong.code == 1
+    assert wrong.code == 1 and "least squares" in wrong.out
     assert "a is in it at strength 0.7, 2 times the weight 0.35" in wrong.out
     alone = baked(*given, "-l", "a:0.7")
     assert alone.code == 1 and "no adapter changes" in alone.out  # b is in it, too
@@ -205,3 +210,24 @@ def test_it_is_a_step(run):
     assert run.ok("plan", "r.yaml").code == 0
     run.ok("run", "r.yaml")
     assert '"holds": true' in (run.folder / "check.json").read_text("utf-8")
+
+
+def test_an_adapter_that_is_gone_is_computed_again(run):
+    run.ok("mix", "a:0.5", "b:0.5", "-o", "both.safetensors")
+    run.ok("bake", "-b", "base.safetensors", "both", "-o", "baked.safetensors")
+    (run.folder / "both.safetensors").unlink()
+    (note,) = run.ok("verify", "baked.safetensors", "--json").json["notes"]
+    assert note == (
+        "both.safetensors is neither beside this file, nor in the current folder, nor in the "
+        "library, and was computed again"
+    )
+
+
+def test_a_change_that_rounding_takes_is_told_in_percent(baked):
+    found = lm.verify("baked.safetensors")
+    assert "All of the change is there, apart from rounding to float16." in found.sentences()
+    found.contents = replace(found.contents, kept=0.44, expected=0.441)
+    said = "44 % of the whole change is in it; rounding to float16 would leave 44.1 %."
+    assert said in found.sentences()
+    found.contents = replace(found.contents, kept=0.997, expected=1.0)
+    assert "99.7 % of the whole change" in found.verdict
