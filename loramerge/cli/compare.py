@@ -9,7 +9,7 @@ from loramerge.cli import show
 from loramerge.cli.bars import BarColumn
 from loramerge.cli.command import verb_command
 from loramerge.errors import listed
-from loramerge.verbs.compare import VERB, CompareResult
+from loramerge.verbs.compare import CHECKPOINT, VERB, CompareResult
 
 _MATRIX = 8  # adapters whose cosines fit in a table of 80 columns
 _MOST = 20  # pairs, copies and clusters that are listed
@@ -44,7 +44,12 @@ def render(result: CompareResult) -> None:
     if result.found is not None:
         _ingredients(result, result.found, names)
     for path, reason in result.unreadable.items():
-        show.line(f"left out: {path}: {reason}")
+        if reason != CHECKPOINT:
+            show.line(f"left out: {path}: {reason}")
+    checkpoints = list(result.unreadable.values()).count(CHECKPOINT)
+    if checkpoints:
+        are = "is" if checkpoints == 1 else "are"
+        show.line(f"{show.count(checkpoints, 'checkpoint')} {are} left out.")
     bound = [name for name, one in zip(names, result.files, strict=True) if one.not_compared]
     if bound:
         show.line(f"some modules need a base and were not compared: {listed(bound, 4)}")

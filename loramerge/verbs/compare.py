@@ -15,19 +15,37 @@ from loramerge.algebra.gram import at_common_sites, gram
 from loramerge.algebra.ingredients import Ingredients, ingredients
 from loramerge.algebra.resemblance import Copy, clusters, copies, cosines
 from loramerge.algebra.sketch import RELATED, inner_products
-from loramerge.errors import AdapterError, LoramergeError, NumericsError, Setting, UsageError
+from loramerge.errors import (
+    AdapterError,
+    FormatError,
+    LoramergeError,
+    NumericsError,
+    Setting,
+    UsageError,
+)
 from loramerge.events import Warn
 from loramerge.files.dtypes import DTYPES
 from loramerge.files.names import short_names
-from loramerge.library.lookup import expand
+from loramerge.library.lookup import below, expand
 from loramerge.parameters import Bounds
-from loramerge.steps.inputs import adapter_of, weighted
+from loramerge.steps.inputs import adapter_of, is_checkpoint, weighted
 from loramerge.steps.parameters import Context, Doc, Verb
 from loramerge.steps.prediction import Prediction, predict_report
 from loramerge.steps.references import Reference
 from loramerge.steps.shown import Shown
+from loramerge.verbs.inspect.things import wholes
 
-__all__ = ["VERB", "Compare", "CompareResult", "ComparedFile", "compare", "compare_adapters"]
+__all__ = [
+    "CHECKPOINT",
+    "VERB",
+    "Compare",
+    "CompareResult",
+    "ComparedFile",
+    "compare",
+    "compare_adapters",
+]
+
+CHECKPOINT = "this is a checkpoint, not an adapter"  # why it was left out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,6 +228,7 @@ def _open(
     paths = [one for one in known if isinstance(one, Path)]
     rest = [name for name, one in zip(names, known, strict=True) if one is None]
     paths += [path for path, _ in expand(rest, context.root)] if rest else []
+    tops = [below(context.root, name) for name in rest]
     for path in dict.fromkeys(paths):
         if own is not None and path.resolve() == Path(own).resolve():
             continue
@@ -219,14 +238,37 @@ def _open(
         except LoramergeError as error:
             if len(paths) == 1:
                 raise
+            known_format = isinstance(error, (FormatError, AdapterError))
+            if known_format and (whole := _checkpoint_of(path, tops)) is not None:
+                unreadable[str(whole)] = CHECKPOINT
+                continue
             context.notify(Warn(f"{path}: {error.problem}"))
             unreadable[str(path)] = error.problem
             continue
-        if any(comparable(delta) for delta in adapter.deltas.values()):
+        whole = _checkpoint_of(path, tops) if adapter.only_replaces else None
+        if whole is not None:
+            unreadable[str(whole)] = CHECKPOINT
+        elif any(comparable(delta) for delta in adapter.deltas.values()):
             found.append(adapter)
         else:
             unreadable[str(path)] = "no module can be compared without a base"
     return found, unreadable
+
+
+def _checkpoint_of(path: Path, tops: Sequence[Path]) -> Path | None:
+    """Return the checkpoint that a file is, or is a part of; None if it is no weights of a model.
+
+    Args:
+        tops: the names that files were found by.
+    """
+    top = next((top for top in tops if path.is_relative_to(top)), path)
+    (whole,) = wholes([path], top)
+    if whole != path:
+        return whole
+    try:
+        return path if is_checkpoint(path) else None
+    except LoramergeError:
+        return None
 
 
 def compare_adapters(

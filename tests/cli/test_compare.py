@@ -106,3 +106,25 @@ def test_weights_of_a_file_are_called_by_it(run):
     Path("late.yaml").write_text("depth: [0, 1]\n")
     shown = run.ok("mix", "a", "b", "--weights", "a=late.yaml", "-o", "x.safetensors").out
     assert "a with the weights of late.yaml" in shown and "b at weight 1" in shown
+
+
+def test_checkpoints_in_a_folder_are_counted(run):
+    """Pipelines of several files and single files; an adapter that lies in a pipeline is compared."""
+    place = run.folder / "mixed"
+    place.mkdir()
+    for name in ("one", "two"):
+        run.ok("bake", "--base", "tiny", "--lora", "zuzu", "-o", f"mixed/{name}")
+    rewrite(run.folder / "base.safetensors", place / "single.safetensors", lambda *_: None)
+    for name in ("zuzu", "polka"):
+        run.ok("mix", name, "-o", f"mixed/one/{name}.safetensors")
+    found = run.ok("compare", "mixed")
+    assert "2 adapters: no copies" in found.out and "3 checkpoints are left out." in found.out
+    assert (
+        found.out.count("left out") == 1 and "left out" not in found.err and not found.err.strip()
+    )
+    (place / "one" / "broken.safetensors").write_bytes(b"no")
+    found = run.ok("compare", "mixed", "--json")
+    assert "broken" in found.err
+    reasons = {Path(path).name: why for path, why in found.json["unreadable"].items()}
+    assert set(reasons) == {"one", "two", "single.safetensors", "broken.safetensors"}
+    assert reasons["one"] == reasons["single.safetensors"] == "this is a checkpoint, not an adapter"
