@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from loramerge.adapter import Adapter
+from loramerge.adapter.metadata import trigger_words
 from loramerge.algebra.weights import Weight
 from loramerge.checkpoint.files import find_files
-from loramerge.errors import Message, Setting, UsageError
-from loramerge.events import Progress, Warn
+from loramerge.errors import Message, Setting, UsageError, listed
+from loramerge.events import Note, Progress, Warn
 from loramerge.files.atomic import check_target
 from loramerge.files.writer import write_bytes
 from loramerge.library.lookup import bare
@@ -368,6 +369,13 @@ def _adapter(reference: Reference, context: Context) -> Adapter:
     return adapter
 
 
+def _note_words(adapters: Sequence[Adapter], context: Context) -> None:
+    """Name the trigger words of adapters that are drawn without a prompt."""
+    words = dict.fromkeys(word for one in adapters for word in trigger_words(one.info.metadata))
+    if words:
+        context.notify(Note(f"no prompt is given; trigger words: {listed(list(words), 6)}"))
+
+
 def _columns(parameters: Preview, adapters: list[tuple[Reference, Adapter]]) -> list[Column]:
     from loramerge.train.drawing.preview import Column
 
@@ -413,6 +421,8 @@ def _label(name: str, reference: Reference, times: float) -> str:
 
 def _drawn(parameters: Preview, context: Context) -> Sheet:
     adapters = [(r, _adapter(r, context)) for r in parameters.adapters]
+    if not any(parameters.prompt):
+        _note_words([adapter for _, adapter in adapters], context)
     from loramerge.train.device.exhaustion import naming_exhaustion
     from loramerge.train.device.threads import torch_threads
     from loramerge.train.device.workers import begin_workers

@@ -13,6 +13,7 @@ diffusers: Any = pytest.importorskip("diffusers")
 
 import loramerge as lm  # noqa: E402
 from loramerge.errors import AdapterError, OutputExists, RecipeError, UsageError  # noqa: E402
+from loramerge.events import Note  # noqa: E402
 from loramerge.report.pictures import grid, png_bytes  # noqa: E402
 from loramerge.steps.parameters import Context  # noqa: E402
 from loramerge.steps.references import parse_reference  # noqa: E402
@@ -191,6 +192,21 @@ def test_columns_and_rows(tmp_path: Path) -> None:
     assert both.columns == ["out + out at 0.5"] and both.rows == ["(no prompt) · seed 0"]
     bases = shown(tmp_path, base=(str(pipeline_folder()), str(pipeline_folder("sd21"))), force=True)
     assert len(bases.columns) == 2 and bases.columns[0].endswith(": base")
+
+
+@pytest.mark.parametrize("prompt", [(), ("",), ("a cat",)])
+def test_without_a_prompt_the_trigger_words_are_named(
+    tmp_path: Path, prompt: tuple[str, ...]
+) -> None:
+    seen: list[Any] = []
+    adapters = (parse_reference("zuzu"), parse_reference("polka"))
+    asked = Preview(
+        base=("tiny",), adapters=adapters, prompt=prompt, steps=1, guidance=1.0,
+        output=str(tmp_path / "x.png"),
+    )  # fmt: skip
+    preview(asked, Context(notify=seen.append))
+    notes = [event.text for event in seen if isinstance(event, Note)]
+    assert notes == ([] if any(prompt) else ["no prompt is given; trigger words: zuzu"])
 
 
 def test_a_model_alone_is_nearest_to_the_adapter_that_is_baked_into_it(tmp_path: Path) -> None:
