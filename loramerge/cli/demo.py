@@ -5,6 +5,7 @@ from __future__ import annotations
 from loramerge.cli import show
 from loramerge.cli.command import verb_command
 from loramerge.cli.commands import render_named
+from loramerge.errors import on_command_line, spelled
 from loramerge.steps.parameters import Verb
 from loramerge.tiny.demo import Demo, DemoResult, demo
 
@@ -22,6 +23,8 @@ def render(result: DemoResult) -> None:
             show.line(f"Not done. Not installed: {missing}.")
         else:
             render_named(step.verb)(step.result)
+            for note in dict.fromkeys(step.notes):
+                show.line(f"note: {spelled(note, on_command_line)}")
     show.line()
     if result.missing:
         text = (

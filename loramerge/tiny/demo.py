@@ -11,7 +11,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
-from loramerge.errors import OutputExists
+from loramerge.errors import Message, OutputExists
+from loramerge.events import Event, Note, Notify
 from loramerge.library.shipped import SHIPPED_ADAPTERS, TINY
 from loramerge.steps.parameters import Context, Doc, command_words
 from loramerge.steps.references import references
@@ -62,12 +63,14 @@ class DemoStep:
     Args:
         verb, parameters: of the command.
         result: None where it could not be done.
+        notes: what the verb noted, to be shown with its result.
     """
 
     title: str
     verb: str
     parameters: Any
     result: Any = None
+    notes: list[Message] = field(default_factory=list)
 
     @property
     def command(self) -> str:
@@ -133,8 +136,21 @@ def demo(parameters: Demo, context: Context = Context()) -> DemoResult:
         if step.verb == "preview" and result.missing:
             continue
         force = {"force": True} if parameters.force and hasattr(step.parameters, "force") else {}
-        step.result = _RUNS[step.verb](replace(step.parameters, **force), context)
+        held = replace(context, notify=_holding(step.notes, context.notify))
+        step.result = _RUNS[step.verb](replace(step.parameters, **force), held)
     return result
+
+
+def _holding(notes: list[Message], notify: Notify) -> Notify:
+    """Return a function that keeps notes, which speak of a file that is not shown yet."""
+
+    def told(event: Event) -> None:
+        if isinstance(event, Note):
+            notes.append(event.text)
+        else:
+            notify(event)
+
+    return told
 
 
 def _tour(folder: Path) -> DemoResult:

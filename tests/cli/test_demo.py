@@ -39,6 +39,10 @@ def test_without_torch_all_but_the_picture_is_done(run: Any) -> None:
     assert [line.split()[1] for line in shown(result.out)] == [
         "mix", "resize", "bake", "inspect", "preview",
     ]  # fmt: skip
+    note = "note: Load this file at strength 1"
+    before, _, after = result.out.partition(note)
+    assert note not in result.err and shown(before)[-1].split()[1] == "mix"
+    assert shown(after)[0].split()[1] == "resize"
     folder = run.folder / "my demo"
     assert {path.name for path in folder.iterdir()} == {
         "mix.safetensors", "mix-r4.safetensors", "baked",
