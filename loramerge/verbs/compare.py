@@ -256,7 +256,7 @@ def _open(
 
 
 def _checkpoint_of(path: Path, tops: Sequence[Path]) -> Path | None:
-    """Return the checkpoint that a file is, or is a part of; None if it is no weights of a model.
+    """Return the checkpoint that a file is, or is a part of; None for other files.
 
     Args:
         tops: the names that files were found by.
