@@ -10,8 +10,9 @@ import { failure } from "./toast.js";
 import { seconds } from "./words.js";
 import { wipe } from "./wipe.js";
 
-export const FIRST_SETTINGS = { base: "tiny", prompt: "a happy zuzu on a purple background", negative: "", seed: 0, steps: 12, guidance: 2 };
+export const FIRST_SETTINGS = { base: "tiny", prompt: "a happy zuzu on a purple background", negative: "", seed: 6, steps: 12, guidance: 2 };
 const DRAW = "drawn";
+const SMALL = 128; // pixels; what is narrower is said to be enlarged
 
 /** Return the values of `preview` for settings, beside the adapters. */
 export function drawingValues(settings) {
@@ -95,10 +96,10 @@ export function previewPanel({ about, settings, keep, onsettings = () => {}, set
   const queue = newest((body) => live("preview", { verb: "preview", ...body }, "preview"), {
     busy: (is) => node.classList.toggle("busy", is),
     done: async (answer, body) => {
-      await view.showB(pictureOf(answer), "mix").catch(() => {});
+      const [width, height] = (await view.showB(pictureOf(answer), "mix").catch(() => null)) ?? [];
       fill(problem);
       const text = body.of ? "The mix as it would be saved" : answer.columns.at(-1).label;
-      said.textContent = `${text} · ${seconds(answer.seconds ?? 0)}`;
+      said.textContent = `${text} · ${seconds(answer.seconds ?? 0)}${width < SMALL ? ` · ${width} × ${height} pixels, enlarged` : ""}`;
       node.dataset.drawn = JSON.stringify(body);
       if (body !== asked) return;
       state(DRAW);

@@ -2,7 +2,7 @@
 
 import { el } from "./dom.js";
 
-/** Return `{node, left, right, names}`; the pictures are set with `show`. */
+/** Return `{node, left, right, names}`; `showA` and `showB` set a picture and resolve to its width and height. */
 export function wipe() {
   const left = el("img.wipe-left", { alt: "", draggable: false });
   const right = el("img.wipe-right", { alt: "", draggable: false });
@@ -23,6 +23,7 @@ export function wipe() {
     image.src = address;
     image.alt = text;
     place();
+    return [next.naturalWidth, next.naturalHeight];
   }
   return {
     node,

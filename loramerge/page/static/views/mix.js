@@ -18,7 +18,7 @@ import { rankOf, stem } from "../words.js";
 const PLAIN = new Set(["adapters", "to", "for", "dtype", "embeddings", "skip_unknown"]);
 const PLAN_EVERY = 300; // milliseconds between plans while a slider moves
 const FIRST = { adapters: [], values: {}, output: "", draw: FIRST_SETTINGS, more: false };
-const OFFERED = { zuzu: { label: "zuzu", weight: 0.8 }, polka: { label: "polka", weight: 0.6 } };
+const OFFERED = ["zuzu", "polka"]; // at full weight each: less of polka draws no dots
 
 function welcome(take) {
   return el("div.empty-state.in-stack", {},
@@ -49,9 +49,8 @@ function tray(take, about) {
   return el("div.tray", { role: "group", "aria-label": "Add from the library" }, el("div.row", {}, search, browse), list);
 }
 
-function known(about, name) {
-  const offered = OFFERED[name];
-  return itemOf(name, { family: offered ? "tiny" : null, label: offered?.label ?? null, weight: offered?.weight ?? 1 });
+function known(name) {
+  return itemOf(name, { family: OFFERED.includes(name) ? "tiny" : null });
 }
 
 /** Return the family of an adapter as the library knows it. */
@@ -64,7 +63,7 @@ export function show(root, { about, verbs, query }) {
   const info = verbs.mix;
   const { value, keep } = remembered("mix", FIRST);
   const added = query.getAll("add").filter((name) => query.getAll("add").length === 1 || !value.adapters.some((one) => one.name === name));
-  for (const name of added) value.adapters.push(known(about, name));
+  for (const name of added) value.adapters.push(known(name));
   if (query.has("add")) history.replaceState(null, "", `${location.pathname}${location.search}#/mix`);
 
   const values = () => (value.adapters.length ? wire("mix", info, { ...value.values, adapters: value.adapters }, about) : null);
@@ -104,7 +103,7 @@ export function show(root, { about, verbs, query }) {
     tools.hidden = !value.adapters.length;
   };
   const takeOffered = () => {
-    value.adapters.push(...Object.keys(OFFERED).map((name) => known(about, name)));
+    value.adapters.push(...OFFERED.map(known));
     all.draw();
     changed();
   };
