@@ -19,7 +19,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, NoReturn, TextIO
 
-from loramerge.errors import LoramergeError, OutOfMemory, UsageError, in_recipe, spelled
+from loramerge.errors import LoramergeError, OutOfMemory, Setting, UsageError, in_recipe, spelled
 from loramerge.events import Event, Progress, Warn
 from loramerge.files.json_values import values_in
 from loramerge.interruption import begin_interruptible, interrupt
@@ -179,12 +179,17 @@ _PROGRESS = ("task", "done", "total", "unit", "said")
 
 
 def error_json(error: LoramergeError) -> dict[str, Any]:
-    """Return an error as the page gets it; settings are spelled as in recipes."""
+    """Return an error as the page gets it; settings are spelled as in recipes.
+
+    `advises` has the names of the settings in its hint.
+    """
     hint = None if error.hint is None else spelled(error.hint, in_recipe)
     text = error.text(in_recipe)
     if hint is not None:
         text = text.removesuffix(f"\n  hint: {hint}")
-    return {"text": text, "hint": hint, "exit_code": error.exit_code}
+    parts = () if error.hint is None or isinstance(error.hint, str) else error.hint
+    advises = [part.name for part in parts if isinstance(part, Setting)]
+    return {"text": text, "hint": hint, "exit_code": error.exit_code, "advises": advises}
 
 
 def plain(value: Any) -> Any:

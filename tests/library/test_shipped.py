@@ -21,6 +21,7 @@ from loramerge.library import shipped as module
 from loramerge.library.lookup import find
 from loramerge.library.registry import NameRegistry, cache
 from loramerge.library.shipped import OUTLINED, SHIPPED_ADAPTERS, SHIPPED_BASES, TINY, shipped
+from loramerge.library.sidecars import sidecar_facts
 from tests.builders.single_file import write_single_file
 
 ROOT = Path(loramerge.__file__).parent
@@ -38,7 +39,7 @@ def weights(folder: Path) -> dict[str, np.ndarray[Any, Any]]:
 def test_everything_that_comes_with_it_is_at_most_eight_megabytes() -> None:
     files = [path for path in FOLDER.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= 8_000_000
-    assert {path.suffix for path in files} == {".safetensors", ".json", ".txt"}
+    assert {path.suffix for path in files} == {".safetensors", ".json", ".txt", ".png"}
 
 
 def test_the_base_is_of_its_family_and_half_precision() -> None:
@@ -53,6 +54,19 @@ def test_the_adapters_are_of_its_family(name: str) -> None:
     adapter = load(path)
     assert adapter.info.detection.name == "tiny"
     assert not list(adapter.info.account.unknown)
+
+
+@pytest.mark.parametrize("name", SHIPPED_ADAPTERS)
+def test_a_picture_lies_beside_each_adapter(name: str) -> None:
+    """Drawn by tiny: 32 pixels, enlarged to 256 without smoothing, so that each is a block of eight."""
+    preview = sidecar_facts(shipped(name)).preview
+    assert preview == FOLDER / f"{name}.preview.png"
+    assert preview.stat().st_size < 20_000
+    pixels = np.asarray(pytest.importorskip("PIL.Image").open(preview))
+    assert pixels.shape == (256, 256, 3)
+    small = pixels[::8, ::8]
+    assert np.array_equal(pixels, small.repeat(8, axis=0).repeat(8, axis=1))
+    assert len(np.unique(small.reshape(-1, 3), axis=0)) > 100
 
 
 # --- by name ------------------------------------------------------------------------------------

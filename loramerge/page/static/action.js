@@ -9,6 +9,14 @@ import { start } from "./jobs.js";
 import { remembered } from "./store.js";
 import { copy, fail, failure, say } from "./toast.js";
 
+const KNOWN_ENDING = /\.(safetensors|gguf|ckpt|pt|pth|bin|npz)$|[\\/]$/i;
+
+/** Return a name with the ending that its file gets, where it has none and the result is a single file. */
+function completed(name, gives, { to, for: program, base, storage }) {
+  const single = gives === "adapter" ? !to && !program : gives === "checkpoint" && !storage && /\.safetensors$/i.test(base);
+  return single && !KNOWN_ENDING.test(name) ? `${name}.safetensors` : name;
+}
+
 const tabs = remembered("action-tab", { tab: "command" });
 
 function saveRecipe(verb, text, unnamed) {
@@ -41,15 +49,15 @@ function texts(verb, unnamed) {
     draw();
   };
   const buttons = Object.entries(names).map(([name, text]) =>
-    el("button.tab", { type: "button", role: "tab", "data-tab": name, onclick: choose(name) }, text));
+    el("button.tab", { role: "tab", "data-tab": name, onclick: choose(name) }, text));
   const draw = () => {
     for (const one of buttons) one.setAttribute("aria-selected", String(one.dataset.tab === tabs.value.tab));
     code.textContent = now[tabs.value.tab] ?? "";
   };
   const node = el("div.texts", {},
     el("div.row", {}, el("div.tabs", { role: "tablist", "aria-label": "The same as text" }, buttons), el("span.grow"),
-      el("button.quiet", { type: "button", onclick: () => (tabs.value.tab === "yaml" && unnamed()) || copy(now[tabs.value.tab], names[tabs.value.tab]) }, icon("copy"), "Copy"),
-      el("button.quiet", { type: "button", onclick: saveRecipe(verb, () => now.yaml, unnamed) }, "Save as recipe")),
+      el("button.quiet", { onclick: () => (tabs.value.tab === "yaml" && unnamed()) || copy(now[tabs.value.tab], names[tabs.value.tab]) }, icon("copy"), "Copy"),
+      el("button.quiet", { onclick: saveRecipe(verb, () => now.yaml, unnamed) }, "Save as recipe")),
     code);
   draw();
   return { node, set: (next) => (Object.assign(now, next), draw()) };
@@ -60,7 +68,7 @@ function texts(verb, unnamed) {
  *
  * @param {string} verb
  * @param {() => object|null} values of the action; null while something is missing
- * @param {{label?: string, missing?: string, output?: string|null, kept?: object, keep?: Function, done?: Function, started?: Function, ready?: Function, act?: Function}} options
+ * @param {{label?: string, missing?: string, output?: string|null, gives?: string, kept?: object, keep?: Function, done?: Function, started?: Function, ready?: Function, act?: Function}} options
  *   `output`: the word of the output, null if nothing is written; `kept`: where its name is remembered; `act`: what Run does, where it is no job;
  *   `started`: shows the job elsewhere
  */
@@ -78,7 +86,7 @@ export function actionPanel(verb, values, options = {}) {
   const replace = el("input", { type: "checkbox", onchange: () => update() });
   const replaceRow = el("label.check.replace", { hidden: true }, replace, el("span"));
   const input = el("input", {
-    id, value: kept.output ?? "", autocomplete: "off", spellcheck: "false", placeholder: "chosen by the inputs' names",
+    id, value: kept.output ?? "", autocomplete: "off", spellcheck: "false", placeholder: innerWidth < 560 ? "automatic" : "chosen by the inputs' names",
     oninput: () => {
       kept.output = input.value;
       replace.checked = false;
@@ -86,7 +94,7 @@ export function actionPanel(verb, values, options = {}) {
       update();
     },
   });
-  const button = el("button.primary", { type: "button", disabled: true, onclick: () => run() }, icon("play"), label);
+  const button = el("button.primary", { disabled: true, onclick: () => run() }, icon("play"), label);
   const row = el("div.row.action-row", {}, output ? el("div.field.grow", {}, el("label", { for: id }, "Save as"), input) : el("span.grow"), button);
   const node = el(`section.panel.action${output ? "" : ".still"}`, { "aria-label": "Output and run" },
     row,
@@ -97,7 +105,8 @@ export function actionPanel(verb, values, options = {}) {
   const asActed = () => {
     const found = values();
     if (!found) return null;
-    return { ...found, ...(output && input.value.trim() ? { [output]: input.value.trim() } : {}), ...(replace.checked ? { force: true } : {}) };
+    const name = output && input.value.trim();
+    return { ...found, ...(name ? { [output]: completed(name, options.gives, found) } : {}), ...(replace.checked ? { force: true } : {}) };
   };
   const set = (isReady) => {
     ready = isReady;
@@ -107,7 +116,8 @@ export function actionPanel(verb, values, options = {}) {
     const mine = ++latest;
     const found = asActed();
     if (!found) {
-      fill(message, missing ? el("p.soft", {}, missing) : null);
+      const needed = typeof missing === "function" ? missing() : missing;
+      fill(message, needed ? el("p.soft", {}, needed) : null);
       shown.set({ command: "", yaml: "" });
       set(false);
       node.classList.add("empty");

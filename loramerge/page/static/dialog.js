@@ -10,7 +10,7 @@ export function dialog(title, content, { wide = false, onclose = () => {} } = {}
   const close = () => node.close();
   const node = el(`dialog.dialog${wide ? ".wide" : ""}`, { "aria-labelledby": id },
     el("header", {}, el("h2", { id }, title),
-      el("button.icon-only", { type: "button", "aria-label": "Close", onclick: close }, icon("close"))),
+      el("button.icon-only", { "aria-label": "Close", onclick: close }, icon("close"))),
     el("div.dialog-body", {}, content));
   node.addEventListener("click", (event) => {
     if (event.target === node) close();
@@ -51,7 +51,7 @@ export function menu(button, items) {
   };
   const list = el("div.menu", { role: "menu", popover: "auto" }, items.map((item) =>
     item
-      ? el("button", { type: "button", role: "menuitem", tabindex: "-1", onclick: choose(item) }, icon(item.icon), item.label)
+      ? el("button", { role: "menuitem", tabindex: "-1", onclick: choose(item) }, icon(item.icon), item.label)
       : el("hr")));
   button.after(list);
   list.addEventListener("toggle", (event) => event.newState === "closed" && setTimeout(close));

@@ -23,7 +23,9 @@ function named(make, spec) {
 
 /** Make an HTML element: `el("p.small", {id: "x", onclick: act}, "text", child)`. */
 export function el(spec, properties, ...children) {
-  return built(named((tag) => document.createElement(tag), spec), spec, properties, children);
+  const node = named((tag) => document.createElement(tag), spec);
+  if (node.localName === "button") node.type = "button"; // unless it says that it sends its form
+  return built(node, spec, properties, children);
 }
 
 /** Make an SVG element in the same way. */

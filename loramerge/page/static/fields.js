@@ -34,48 +34,41 @@ function switchField(one, value, change) {
     el("p.help", { id: `${id}-help` }, spoken(one.help)));
 }
 
-function perModuleField(one, value, change) {
+/** Return a field that is typed into; `read` makes the value of its text, undefined for none. */
+function typedField(one, value, change, read, tag = "input", properties = {}) {
   const id = fresh(one.word);
-  const input = el("input", {
-    id, inputmode: "decimal", placeholder: shown(one.default) || "default", value: shown(value), autocomplete: "off", spellcheck: "false", "aria-describedby": `${id}-help`,
-    oninput: () => {
-      const text = input.value.trim();
-      change(text === "" ? undefined : Number.isFinite(Number(text)) ? Number(text) : text);
-    },
+  const input = el(tag, {
+    id, placeholder: shown(one.default) || "default", value: shown(value), autocomplete: "off", spellcheck: "false", "aria-describedby": `${id}-help`,
+    ...properties, oninput: () => change(read(input.value)),
   });
   return labelled(one, id, input);
+}
+
+const numeric = (text) => (Number.isFinite(Number(text)) ? Number(text) : text);
+
+function perModuleField(one, value, change) {
+  return typedField(one, value, change, (text) => (text.trim() === "" ? undefined : numeric(text.trim())), "input", { inputmode: "decimal" });
 }
 
 function numberField(one, value, change) {
-  const id = fresh(one.word);
   const whole = one.kind === "whole";
-  const input = el("input", {
-    id, type: "number", inputmode: whole ? "numeric" : "decimal", step: whole ? 1 : "any", min: one.least ?? one.above, max: one.most ?? one.below,
-    placeholder: shown(one.default) || "default", value: shown(value), "aria-describedby": `${id}-help`,
-    oninput: () => change(input.value === "" ? undefined : Number(input.value)),
+  return typedField(one, value, change, (text) => (text === "" ? undefined : Number(text)), "input", {
+    type: "number", inputmode: whole ? "numeric" : "decimal", step: whole ? 1 : "any", min: one.least ?? one.above, max: one.most ?? one.below,
   });
-  return labelled(one, id, input);
 }
 
 function textField(one, value, change) {
-  const id = fresh(one.word);
   const long = /prompt|negative/.test(one.word);
-  const input = el(long ? "textarea" : "input", {
-    id, rows: long ? 2 : null, placeholder: shown(one.default) || "default", value: shown(value), autocomplete: "off", spellcheck: "false",
-    "aria-describedby": `${id}-help`, oninput: () => change(input.value === "" ? undefined : input.value),
-  });
-  return labelled(one, id, input);
+  return typedField(one, value, change, (text) => (text === "" ? undefined : text), long ? "textarea" : "input", { rows: long ? 2 : null });
 }
 
 function listField(one, value, change) {
-  const id = fresh(one.word);
-  const numeric = one.kind === "whole" || one.kind === "number";
-  const read = () => {
-    const lines = input.value.split(one.separated || numeric ? /[\n,]/ : "\n").map((line) => line.trim()).filter(Boolean);
-    change(lines.length ? lines.map((line) => (numeric && Number.isFinite(Number(line)) ? Number(line) : line)) : undefined);
+  const numbers = one.kind === "whole" || one.kind === "number";
+  const read = (text) => {
+    const lines = text.split(one.separated || numbers ? /[\n,]/ : "\n").map((line) => line.trim()).filter(Boolean);
+    return lines.length ? (numbers ? lines.map(numeric) : lines) : undefined;
   };
-  const input = el("textarea", { id, rows: 2, placeholder: shown(one.default) || "one a line", value: (value ?? []).join("\n"), spellcheck: "false", "aria-describedby": `${id}-help`, oninput: read });
-  return labelled(one, id, input);
+  return typedField(one, value, change, read, "textarea", { rows: 2, placeholder: shown(one.default) || "one a line", value: (value ?? []).join("\n") });
 }
 
 function referenceField(one, value, change, about) {
@@ -83,7 +76,7 @@ function referenceField(one, value, change, about) {
   const input = el("input", { id, value: value?.name ?? value ?? "", placeholder: one.required ? "a name or a path" : shown(one.default) || "none", autocomplete: "off", spellcheck: "false",
     "aria-describedby": `${id}-help`, list: one.refers === "bases" ? "bases" : null,
     oninput: () => change(input.value.trim() || undefined) });
-  const choose = el("button", { type: "button", "aria-label": `Choose: ${label(one.word)}`, onclick: async () => {
+  const choose = el("button", { "aria-label": `Choose: ${label(one.word)}`, onclick: async () => {
     const found = await pick({ refers: one.refers, about });
     if (!found) return;
     input.value = found[0].reference ?? found[0].path;
@@ -97,7 +90,7 @@ function stackField(one, value, change, about) {
   const noun = { bases: "base", models: "model", files: "file", folders: "folder" }[one.refers] ?? "adapter";
   const all = stack(items, { about, refers: one.refers, noun, weighted: one.weighted, onchange: () => change(items.length ? items : undefined) });
   return el("div.field.kind-stack", { "data-word": one.word, role: "group", "aria-label": label(one.word) },
-    el("span.label", {}, label(one.word), one.required ? el("span.needed", {}, " needed") : null), el("p.help", {}, spoken(one.help)), all.node);
+    el("span.label", {}, label(one.word), one.required ? el("span.needed", {}, " needed") : null), one.weighted && /^Adapters with weights: [^.]*\.\d\.$/.test(one.help) ? null : el("p.help", {}, spoken(one.help)), all.node);
 }
 
 const titlesOf = (about) => Object.fromEntries((about.operators ?? []).map((one) => [one.name, one.summary]));

@@ -8,7 +8,7 @@ import { spoken } from "./weights.js";
 const FIRST = {
   mix: ["method"],
   resize: ["adapter"],
-  bake: ["base", "adapters", "dtype", "rounding"],
+  bake: ["base", "adapters"],
   merge: ["models", "base", "method", "dtype"],
   convert: ["adapter", "for", "to", "dtype"],
   extract: ["tuned", "base", "rank", "max_size", "for"],
@@ -23,6 +23,8 @@ const FIRST = {
   card: ["file", "base_model", "license"],
   meta: ["file", "set", "unset"],
 };
+// verbs that need one of these, too
+const ONE_OF = { bake: ["adapters", "dtype", "storage"], unbake: ["lora"] };
 const NEVER = new Set(["force", "weights", "explain", "dry_run", "exit_code", "csv", "html"]);
 
 /** Return the parameters that a person sets, by word: the output and force belong to the panel's end. */
@@ -58,8 +60,9 @@ function forOperator(one, operator) {
 
 /** Return the words of parameters that must be given and are not. */
 export function missing(verb, info, values) {
-  return settable(verb, info).filter((one) => one.required && (values[one.word] === undefined || values[one.word] === null
-    || values[one.word].length === 0)).map((one) => one.word);
+  const lacks = (word) => values[word] === undefined || values[word] === null || values[word].length === 0;
+  const words = settable(verb, info).filter((one) => one.required && lacks(one.word)).map((one) => one.word);
+  return ONE_OF[verb]?.every(lacks) ? [...words, ONE_OF[verb][0]] : words;
 }
 
 /**

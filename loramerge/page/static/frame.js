@@ -58,7 +58,7 @@ function indicator() {
     node.classList.toggle("active", running.length > 0);
     ring.classList.toggle("unknown", running.length > 0 && done === null);
     ring.style.setProperty("--done", `${(done ?? 0.25) * 360}deg`);
-    text.textContent = running.length ? `${plural(running.length, "job")}${done === null ? "" : ` · ${Math.round(done * 100)} %`}` : "No jobs";
+    text.textContent = running.length ? `${plural(running.length, "job")}${done === null ? "" : ` · ${Math.round(done * 100)} %`}` : "Nothing running";
   };
   onChange(draw);
   draw();
@@ -66,7 +66,7 @@ function indicator() {
 }
 
 function themeButton() {
-  const button = el("button.icon-only.theme", { type: "button", onclick: () => (toggle(), draw()) });
+  const button = el("button.icon-only.theme", { onclick: () => (toggle(), draw()) });
   const draw = () => {
     const name = isDark() ? "Light colours" : "Dark colours";
     button.setAttribute("aria-label", name);
@@ -102,11 +102,11 @@ export function frame(place, { about, verbs, help }) {
     groups(verbs), el("span.grow"),
     el("p.soft.small.version", {}, `Version ${about.version}`));
   const foot = el("nav.foot", { "aria-label": "Views" }, FOOT.map((name) => entry(name, ROUTES[name])),
-    el("button.nav-link", { type: "button", onclick: openMenu }, icon("tools"), el("span", {}, "All tools")));
+    el("button.nav-link", { onclick: openMenu }, icon("tools"), el("span", {}, "All tools")));
   fill(place, side,
     el("div.page", {},
       el("header.top", {}, title, el("span.grow"), el("span.soft.small.folder", { title: about.folder }, el("bdi", { dir: "ltr" }, about.folder)), indicator(),
-        el("button.icon-only.help-button", { type: "button", "aria-label": "Keyboard shortcuts", title: "Keyboard shortcuts (?)", onclick: help }, icon("help")), themeButton()),
+        el("button.icon-only.help-button", { "aria-label": "Keyboard shortcuts", title: "Keyboard shortcuts (?)", onclick: help }, icon("help")), themeButton()),
       lostNotice(),
       el("main", { id: "main", tabindex: "-1", "aria-labelledby": "title" }, content)),
     foot);

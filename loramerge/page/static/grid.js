@@ -27,7 +27,7 @@ export function openGrid({ items, body, settings, take }) {
     const cell = (one) => {
       const given = one.second === null ? [one.first] : [one.first, one.second];
       const text = given.map((value, index) => `${items[index].label} ${value}`).join(", ");
-      one.node = el("button.grid-cell", { type: "button", title: `Take ${text}`, "aria-label": `Take ${text}`, onclick: () => {
+      one.node = el("button.grid-cell", { title: `Take ${text}`, "aria-label": `Take ${text}`, onclick: () => {
         take(given.map(tidy));
         opened.close();
       } });
@@ -52,7 +52,7 @@ export function openGrid({ items, body, settings, take }) {
     }
   }
   const sizes = el("div.segments", { role: "radiogroup", "aria-label": "Size of the grid" }, Object.keys(STEPS).map((count) =>
-    el("button", { type: "button", role: "radio", "aria-checked": String(count === "4"), onclick: (event) => {
+    el("button", { role: "radio", "aria-checked": String(count === "4"), onclick: (event) => {
       for (const one of sizes.children) one.setAttribute("aria-checked", String(one === event.target));
       draw(count);
     } }, across ? `${count} × ${count}` : count)));

@@ -20,7 +20,6 @@ const PATHS = {
   add: "M12 5v14M5 12h14",
   close: "M6 6l12 12M18 6L6 18",
   up: "M6 15l6-6 6 6",
-  down: "M6 9l6 6 6-6",
   grip: "M9 6h.01M15 6h.01M9 12h.01M15 12h.01M9 18h.01M15 18h.01",
   menu: "M12 5h.01M12 12h.01M12 19h.01",
   copy: "M9 9h11v11H9zM5 15H4V4h11v1",

@@ -34,14 +34,22 @@ function said(one) {
   return [progress.task, progress.said, count].filter(Boolean).join(" · ");
 }
 
+/** What is done with an adapter: words of a link → address up to the name. */
+export const OF_ADAPTER = { Inspect: "inspect?file", "Add to mix": "mix?add", Resize: "resize?file", Bake: "bake?file" };
+const OF_CHECKPOINT = { Inspect: "inspect?file", Verify: "do/verify?file", Preview: "do/preview?base" };
+
+/** Return what can be done next with an output, by the words of its link. */
+function onward(one, path) {
+  if (["bake", "merge", "unbake"].includes(one.verb)) return OF_CHECKPOINT;
+  const folder = one.values?.to === "peft"; // that of an adapter, which has no ending
+  return folder || /\.(safetensors|gguf)$/i.test(path) ? OF_ADAPTER : {};
+}
+
 function outputs(one) {
   return el("ul.outputs", {}, (one.outputs ?? []).map((path) => {
-    const adapter = /\.safetensors$/i.test(path) && !["bake", "merge", "unbake"].includes(one.verb);
-    const at = encodeURIComponent(path);
     return el("li", {}, icon("file"), el("span.path", { title: path }, base(path)),
-      /\.(safetensors|gguf)$/i.test(path) ? el("a", { href: `#/inspect?file=${at}` }, "Inspect") : null,
-      adapter ? el("a", { href: `#/mix?add=${at}` }, "Add to mix") : null,
-      el("button.link", { type: "button", onclick: () => copy(path, "Path") }, "Copy path"));
+      Object.entries(onward(one, path)).map(([text, view]) => el("a", { href: `#/${view}=${encodeURIComponent(path)}` }, text)),
+      el("button.link", { onclick: () => copy(path, "Path") }, "Copy path"));
   }));
 }
 
@@ -49,21 +57,30 @@ function buttons(one, here, started) {
   const train = one.verb === "train";
   const found = [];
   if (ACTIVE.has(one.state)) {
-    found.push(el("button", { type: "button", onclick: () => stop(one.id) }, icon("stop"),
+    found.push(el("button", { onclick: () => stop(one.id) }, icon("stop"),
       train && one.state === "running" ? "Stop and keep" : "Cancel"));
   } else {
-    if (one.state !== "done") {
-      found.push(el("button", { type: "button", onclick: () => again(one.id).then((answer) => answer && started(answer.id)) }, icon("play"), train ? "Resume" : "Run again"));
+    if (one.state !== "done" && !badName(one)) {
+      found.push(el("button", { onclick: () => again(one.id).then((answer) => answer && started(answer.id)) }, icon("play"), train ? "Resume" : "Run again"));
     }
     if (train && !here) found.push(el("a.button", { href: `#/train?job=${one.id}` }, "Loss and samples"));
-    if (!here) found.push(el("button.icon-only", { type: "button", "aria-label": `Remove ${one.title} from the history`, onclick: () => forget(one.id) }, icon("close")));
+    if (!here) found.push(el("button.icon-only", { "aria-label": `Remove ${one.title} from the history`, onclick: () => forget(one.id) }, icon("close")));
   }
   return found;
 }
 
+const exists = (one) => one.error && one.values && /\bexists\b/.test(one.error.text ?? "");
+/** Return whether a job fails each time under this name: then another is wanted, or to replace what is there. */
+const badName = (one) => exists(one) || (one.values && one.error?.advises?.includes("output"));
+
+function hintOf(one) {
+  if (!badName(one)) return one.error.hint;
+  return exists(one) ? "Replace it, or type another name." : "Type another name.";
+}
+
 function replacing(one) {
-  if (!one.error || !one.values || !/\bexists\b/.test(one.error.text ?? "")) return null;
-  return el("button", { type: "button", onclick: () => start({ verb: one.verb, values: { ...one.values, force: true } }).then(() => forget(one.id), fail) }, "Replace it");
+  if (!exists(one)) return null;
+  return el("button", { onclick: () => start({ verb: one.verb, values: { ...one.values, force: true } }).then(() => forget(one.id), fail) }, "Replace it");
 }
 
 function lines(one) {
@@ -91,7 +108,7 @@ export function jobBlock(one, { quiet = false, here = false, started = () => {} 
       el("span.soft.grow", {}, time(one)),
       buttons(one, here, started)),
     running ? [one.state === "running" ? bar(one) : null, el("p.soft.small", { "aria-live": "off" }, said(one))] : null,
-    one.error ? failure({ message: one.error.text ?? String(one.error), hint: one.error.hint }) : null,
+    one.error ? failure({ message: one.error.text ?? String(one.error), hint: hintOf(one) }) : null,
     replacing(one),
     lines(one),
     one.outputs?.length ? outputs(one) : null,

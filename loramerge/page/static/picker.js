@@ -14,7 +14,7 @@ const TITLES = {
 };
 
 function row(name, detail, symbol, act, title) {
-  return el("li", {}, el("button.pick", { type: "button", onclick: act, title }, icon(symbol),
+  return el("li", {}, el("button.pick", { onclick: act, title }, icon(symbol),
     el("span.pick-name", {}, name), el("span.soft.small", {}, detail)));
 }
 
@@ -52,14 +52,14 @@ function browser(kind, choose) {
       const files = kind === "folders" ? [] : (found.files ?? []).map((one) =>
         row(one.name, size(one.size), "file", () => choose(one), one.path));
       const places = (found.places ?? []).map((place) =>
-        el("button.quiet", { type: "button", onclick: () => open(place.path ?? place), title: place.path ?? place }, icon("folder"), place.name ?? base(place) ?? place));
+        el("button.quiet", { onclick: () => open(place.path ?? place), title: place.path ?? place }, icon("folder"), place.name ?? base(place) ?? place));
       fill(node, places.length > 1 ? el("div.row.places", {}, places) : null,
         el("p.path.soft.small", {}, found.folder),
         el("ul.pick-list", {}, up, folders, files, folders.length || files.length || kind === "folders" ? null : el("li.soft.pad", {}, "Nothing that fits is here.")),
-        kind === "folders" ? el("div.row.end", {}, el("button.primary", { type: "button", onclick: () =>
+        kind === "folders" ? el("div.row.end", {}, el("button.primary", { onclick: () =>
           choose({ reference: found.reference ?? found.folder, path: found.folder, name: base(found.folder) }) }, "Use this folder")) : null);
     } catch (error) {
-      fill(node, failure(error), el("button", { type: "button", onclick: () => open("") }, "Back to the current folder"));
+      fill(node, failure(error), el("button", { onclick: () => open("") }, "Back to the current folder"));
     }
   }
   open("");
@@ -76,7 +76,7 @@ function uploader(choose) {
       }
     }
   } });
-  return [input, el("button", { type: "button", onclick: () => input.click() }, icon("extract"), "Upload a file")];
+  return [input, el("button", { onclick: () => input.click() }, icon("extract"), "Upload a file")];
 }
 
 /**
@@ -103,7 +103,7 @@ export function pick({ refers, about, title }) {
       for (const one of tabs) one.setAttribute("aria-selected", String(one.textContent === name));
       fill(body, pages[name]());
     };
-    const tabs = names.map((name) => el("button.tab", { type: "button", role: "tab", onclick: () => show(name) }, name));
+    const tabs = names.map((name) => el("button.tab", { role: "tab", onclick: () => show(name) }, name));
     const opened = dialog(title ?? TITLES[refers] ?? "Choose", [
       el("div.row", {}, names.length > 1 ? el("div.tabs", { role: "tablist", "aria-label": "Where from" }, tabs) : null,
         el("span.grow"), ["folders", "images"].includes(refers) ? null : uploader(choose)),

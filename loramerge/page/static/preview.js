@@ -53,12 +53,12 @@ function settingsForm(settings, about, changed) {
   const [baseField, baseBox] = input("base", "Base", { list: "bases", onchange: () => usual() });
   const [stepsField, steps] = input("steps", "Steps", { type: "number", min: 1, max: 1000 });
   const [guidanceField, guidance] = input("guidance", "Guidance", { type: "number", min: 1, step: "any", placeholder: "as usual" });
-  seedField.append(el("button.icon-only.in-field", { type: "button", "aria-label": "Another seed", title: "Another seed", onclick: () => {
+  seedField.append(el("button.icon-only.in-field", { "aria-label": "Another seed", title: "Another seed", onclick: () => {
     seed.value = String(Math.floor(Math.random() * 100000));
     settings.seed = seed.value;
     changed();
   } }, icon("dice")));
-  baseField.append(el("button.icon-only.in-field", { type: "button", "aria-label": "Choose a base", title: "Choose a base", onclick: async () => {
+  baseField.append(el("button.icon-only.in-field", { "aria-label": "Choose a base", title: "Choose a base", onclick: async () => {
     const found = await pick({ refers: "bases", about });
     if (!found) return;
     settings.base = found[0].reference ?? found[0].path;
@@ -154,14 +154,14 @@ export function previewPanel({ about, settings, keep, onsettings = () => {}, set
     view.to(share);
   };
   const buttons = el("div.row.preview-buttons", {},
-    el("button.quiet", { type: "button", title: "Keep this picture as A, and compare it with what comes next", onclick: () => view.b && hold(view.b, "held", 50)() }, "Keep as A"),
-    el("button.quiet", { type: "button", onclick: () => {
+    el("button.quiet", { title: "Keep this picture as A, and compare it with what comes next", onclick: () => view.b && hold(view.b, "held", 50)() }, "Keep as A"),
+    el("button.quiet", { onclick: () => {
       held = null;
       baseKey = null;
       view.to(Number(view.range.value) || 50);
       onsettings();
     } }, "Base as A"),
-    el("button.quiet", { type: "button", onclick: () => view.to(Number(view.range.value) ? 0 : 50) }, "Compare with A"));
+    el("button.quiet", { onclick: () => view.to(Number(view.range.value) ? 0 : 50) }, "Compare with A"));
   const wanted = el("p.soft.preview-empty", {}, "Add an adapter to see what it does.");
   const changed = () => {
     keep();

@@ -35,7 +35,7 @@ export function dragCard(node, card) {
 export function stack(items, { about, refers = "adapters", empty = null, onchange, noun = "adapter", weighted = true, adding = true }) {
   const list = el("ol.stack-list");
   const said = el("p.away", { "aria-live": "polite" });
-  const button = el("button.add", { type: "button", onclick: async () => {
+  const button = el("button.add", { onclick: async () => {
     const found = await pick({ refers, about, many: true });
     for (const one of found ?? []) add(one);
   } }, icon("add"), `Add ${/^[aeio]/.test(noun) ? "an" : "a"} ${noun}`);
@@ -62,7 +62,7 @@ export function stack(items, { about, refers = "adapters", empty = null, onchang
     const control = weighted ? weighting(item, about, changed) : null;
     controls.push(control);
     const toggle = control && el("button.icon-only", {
-      type: "button", "aria-label": `Finer weights of ${item.label}`, "aria-expanded": String(item.open), title: "Per component or block",
+      "aria-label": `Finer weights of ${item.label}`, "aria-expanded": String(item.open), title: "Per component or block",
       onclick: () => {
         item.open = !item.open;
         control.drawer.hidden = !item.open;
@@ -73,7 +73,7 @@ export function stack(items, { about, refers = "adapters", empty = null, onchang
     const node = el("li.stack-item", { "data-name": item.name },
       el("div.stack-row", {},
         el("button.grip.icon-only", {
-          type: "button", draggable: true, title: "Drag, or press the up and down arrows",
+          draggable: true, title: "Drag, or press the up and down arrows",
           "aria-label": `Move ${item.label}, ${index + 1} of ${items.length}`,
           onkeydown: (event) => {
             const by = { ArrowUp: -1, ArrowDown: 1 }[event.key];
@@ -96,7 +96,7 @@ export function stack(items, { about, refers = "adapters", empty = null, onchang
         el("span.stack-name", { title: item.name }, item.label),
         control?.row,
         el("span.stack-buttons", {}, toggle,
-          el("button.icon-only", { type: "button", "aria-label": `Remove ${item.label}`, onclick: () => {
+          el("button.icon-only", { "aria-label": `Remove ${item.label}`, onclick: () => {
             items.splice(index, 1);
             draw();
             onchange(true);

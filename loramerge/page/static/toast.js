@@ -11,8 +11,8 @@ function show(kind, text, hint, action) {
   const close = () => node.remove();
   const node = el(`div.toast.${kind}`, { role: kind === "bad" ? "alert" : null },
     el("div.toast-text", {}, el("p", {}, text), hint ? el("p.soft", {}, hint) : null),
-    action ? el("button.quiet", { type: "button", onclick: () => (close(), action.act()) }, action.label) : null,
-    el("button.icon-only", { type: "button", "aria-label": "Close this message", onclick: close }, icon("close")));
+    action ? el("button.quiet", { onclick: () => (close(), action.act()) }, action.label) : null,
+    el("button.icon-only", { "aria-label": "Close this message", onclick: close }, icon("close")));
   const same = [...place().children].find((one) => one.textContent === node.textContent);
   same?.remove();
   place().append(node);

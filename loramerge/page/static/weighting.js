@@ -55,9 +55,9 @@ function blocks(weight, about, parts, changed, redraw) {
       fits.length ? [el("label.inline", { for: id }, "Preset"), choice] : null,
       parts.vectors.length > 1 ? lengths : null,
       el("span.grow"),
-      el("button.quiet", { type: "button", onclick: turn((all) => [...all].reverse()) }, "Mirror"),
-      el("button.quiet", { type: "button", onclick: turn((all) => all.map((one) => Number((one / 2).toFixed(4)))) }, "Halve"),
-      el("button.quiet", { type: "button", onclick: turn((all) => all.map(() => 1)) }, "All 1")),
+      el("button.quiet", { onclick: turn((all) => [...all].reverse()) }, "Mirror"),
+      el("button.quiet", { onclick: turn((all) => all.map((one) => Number((one / 2).toFixed(4)))) }, "Halve"),
+      el("button.quiet", { onclick: turn((all) => all.map(() => 1)) }, "All 1")),
     drawn.node,
   ];
 }
@@ -108,7 +108,7 @@ export function weighting(item, about, changed) {
     const modes = modesOf(parts);
     fill(drawer,
       el("div.segments", { role: "radiogroup", "aria-label": "Kind of weight" }, modes.map((mode) =>
-        el("button", { type: "button", role: "radio", "aria-checked": String(mode === weight.mode), onclick: () => change(mode) }, MODES[mode]))),
+        el("button", { role: "radio", "aria-checked": String(mode === weight.mode), onclick: () => change(mode) }, MODES[mode]))),
       weight.mode === "components" ? sliders(weight, told)
         : weight.mode === "blocks" ? blocks(weight, about, parts, told, draw)
           : weight.mode === "depth" ? depth(weight, told)

@@ -3,6 +3,7 @@
 import { get, link, post } from "../api.js";
 import { dialog } from "../dialog.js";
 import { el, fill, fresh } from "../dom.js";
+import { OF_ADAPTER } from "../job.js";
 import { fail, failure, say } from "../toast.js";
 import { label, size, stem } from "../words.js";
 
@@ -25,7 +26,7 @@ function own(card, close, again) {
   let rating = card.rating ?? 0;
   const stars = el("div.rating", { role: "radiogroup", "aria-label": "Rating" });
   const draw = () => fill(stars, [1, 2, 3, 4, 5].map((count) =>
-    el(`button.star${count <= rating ? ".on" : ""}`, { type: "button", role: "radio", "aria-checked": String(count === rating), "aria-label": `${count} of 5`, onclick: () => {
+    el(`button.star${count <= rating ? ".on" : ""}`, { role: "radio", "aria-checked": String(count === rating), "aria-label": `${count} of 5`, onclick: () => {
       rating = rating === count ? 0 : count;
       draw();
     } }, count <= rating ? "★" : "☆")));
@@ -53,9 +54,8 @@ export function details(card, again) {
   const opened = dialog(stem(card.name), el("div.details-grid", {},
     el("div", {}, card.picture ? el("img.cover.big", { src: link(`/picture/library/${card.id}`), alt: `Preview of ${card.name}` }) : null,
       el("div.row.wrap", {},
-        el("a.button.primary", { href: `#/mix?add=${encodeURIComponent(card.reference)}`, onclick: () => opened.close() }, "Add to mix"),
-        el("a.button", { href: `#/inspect?file=${encodeURIComponent(card.reference)}`, onclick: () => opened.close() }, "Inspect"),
-        el("a.button", { href: `#/resize?file=${encodeURIComponent(card.reference)}`, onclick: () => opened.close() }, "Resize")),
+        Object.entries(OF_ADAPTER).map(([text, view]) =>
+          el(`a.button${view.startsWith("mix") ? ".primary" : ""}`, { href: `#/${view}=${encodeURIComponent(card.reference)}`, onclick: () => opened.close() }, text))),
       (card.problems ?? []).map((one) => el(`p.note.${one.severity === "error" ? "bad" : "warn"}`, {}, one.text)),
       facts),
     own(card, () => opened.close(), again)), { wide: true });

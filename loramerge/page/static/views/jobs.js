@@ -14,7 +14,7 @@ export function show(root) {
     const done = all.filter((one) => !ACTIVE.has(one.state));
     fill(now, running.length ? [el("h2", {}, "Now"), running.map((one) => jobBlock(one))] : null);
     fill(past, done.length
-      ? [el("div.row", {}, el("h2", {}, "History"), el("span.grow"), el("button.quiet", { type: "button", onclick: () => done.forEach((one) => forget(one.id)) }, "Clear"))]
+      ? [el("div.row", {}, el("h2", {}, "History"), el("span.grow"), el("button.quiet", { onclick: () => done.forEach((one) => forget(one.id)) }, "Clear"))]
       : null, done.map((one) => jobBlock(one)),
     all.length ? null : el("div.empty-state", {}, el("h2", {}, "No jobs yet"),
       el("p", {}, "What you run is listed here, with its progress. It goes on when you close the page, and the list stays."),

@@ -48,16 +48,16 @@ function worst(card) {
 
 function cardOf(again) {
   return (card) => {
-    const more = el("button.icon-only.card-menu", { type: "button", "aria-label": `Actions for ${stem(card.name)}`, "aria-haspopup": "menu", onclick: () => menu(more, actions(card, again)) }, icon("menu"));
+    const more = el("button.icon-only.card-menu", { "aria-label": `Actions for ${stem(card.name)}`, "aria-haspopup": "menu", onclick: () => menu(more, actions(card, again)) }, icon("menu"));
     const words = [...(card.trigger_words ?? []), ...(card.tags ?? [])];
     const node = el("article.card", { "data-card": card.id, "data-reference": card.reference },
-      el("button.card-face", { type: "button", "aria-label": `Details of ${stem(card.name)}`, onclick: () => details(card, again) }, cover(card)),
+      el("button.card-face", { "aria-label": `Details of ${stem(card.name)}`, onclick: () => details(card, again) }, cover(card)),
       el("div.card-text", {},
         el("div.row.card-head", {}, el("h3", { title: card.path }, stem(card.name)), more),
         el("p.soft.small", {}, [card.family, rankOf(card) ? `rank ${rankOf(card)}` : kindsOf(card), size(card.size)].filter(Boolean).join(" · ")),
         el("p.small.card-words", {}, words.slice(0, 4).map((word) => el("span.chip", {}, word)), worst(card)),
         card.rating ? el("p.stars.small", { "aria-label": `${card.rating} of 5` }, "★".repeat(card.rating)) : null),
-      el("button.quiet.card-add", { type: "button", "aria-label": `Add ${stem(card.name)} to the mix`, onclick: go("mix", "add", card) }, icon("add"), el("span", {}, "Mix")));
+      el("button.quiet.card-add", { "aria-label": `Add ${stem(card.name)} to the mix`, onclick: go("mix", "add", card) }, icon("add"), el("span", {}, "Mix")));
     dragCard(node, card);
     return node;
   };
@@ -89,7 +89,7 @@ function welcome(about) {
     el("p", {}, "zuzu is a character and polka a style, both for a tiny model that draws at once. Move two sliders and watch the picture."),
     el("div.row.centre", {},
       el("a.button.primary", { href: "#/mix?add=zuzu&add=polka" }, icon("mix"), "Mix zuzu and polka"),
-      el("button", { type: "button", onclick: () => addFolder(about) }, icon("folder"), "Add a folder of mine")),
+      el("button", { onclick: () => addFolder(about) }, icon("folder"), "Add a folder of mine")),
     el("p.soft.small", {}, "A folder is only read: headers, previews and sizes. Nothing leaves this computer."));
 }
 
@@ -123,7 +123,7 @@ export function show(root, { about, query }) {
     if (answer.total) fill(extra);
     else if (filtered()) fill(extra, el("div.empty-state", {}, el("h2", {}, "Nothing matches"),
       el("p", {}, value.duplicates && !value.words && !value.family ? "No two adapters here are copies of each other." : "Try fewer words, or all families."),
-      el("button", { type: "button", onclick: reset }, "Show everything")));
+      el("button", { onclick: reset }, "Show everything")));
     else fill(extra, welcome(about));
     if (answer.total && answer.total <= 2 && !filtered()) fill(extra, welcome(about));
   }
@@ -143,8 +143,8 @@ export function show(root, { about, query }) {
   const extra = el("div");
   root.append(
     el("div.toolbar", {}, search, families, sort, el("label.check", {}, duplicates, "Only duplicates"), el("span.grow"), count,
-      el("button.quiet", { type: "button", onclick: scan }, "Scan"),
-      el("button", { type: "button", onclick: () => addFolder(about) }, icon("folder"), "Add folder")),
+      el("button.quiet", { onclick: scan }, "Scan"),
+      el("button", { onclick: () => addFolder(about) }, icon("folder"), "Add folder")),
     body);
   body.append(all.node, extra);
   all.load();

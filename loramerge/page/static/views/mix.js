@@ -24,7 +24,7 @@ function welcome(take) {
   return el("div.empty-state.in-stack", {},
     el("h2", {}, "What goes together?"),
     el("p", {}, "Add adapters below, drag them here, or start with the two that come along: a character and a style."),
-    el("button.primary", { type: "button", onclick: take }, icon("mix"), "Mix zuzu and polka"));
+    el("button.primary", { onclick: take }, icon("mix"), "Mix zuzu and polka"));
 }
 
 function tray(take, about) {
@@ -32,21 +32,21 @@ function tray(take, about) {
   const search = el("input", { type: "search", placeholder: "Search the library", "aria-label": "Search adapters to add" });
   const load = later(async () => {
     try {
-      const { cards } = await get("/api/library", { words: search.value, limit: 6, sort: "name" });
+      const { cards, total } = await get("/api/library", { words: search.value, limit: 6, sort: "newest", descending: "1" });
       fill(list, cards.map((card) => {
-        const node = el("button.tray-card", { type: "button", title: card.path, onclick: () => take(card) }, icon("add"),
+        const node = el("button.tray-card", { title: card.path, onclick: () => take(card) }, icon("add"),
           el("span.tray-name", {}, stem(card.name)), el("span.soft.small", {}, [card.family, rankOf(card) && `rank ${rankOf(card)}`].filter(Boolean).join(" · ")));
         dragCard(node, card);
         return el("div", { role: "listitem" }, node);
-      }));
+      }), total > cards.length ? el("div", { role: "listitem" }, el("button.quiet", { onclick: browse }, `${total - cards.length} more…`)) : null);
     } catch {
       fill(list);
     }
   }, 80);
-  const browse = el("button", { type: "button", onclick: async () => (await pick({ refers: "adapters", about }))?.forEach(take) }, icon("folder"), "Browse");
+  const browse = async () => (await pick({ refers: "adapters", about }))?.forEach(take);
   search.addEventListener("input", load);
   load();
-  return el("div.tray", { role: "group", "aria-label": "Add from the library" }, el("div.row", {}, search, browse), list);
+  return el("div.tray", { role: "group", "aria-label": "Add from the library" }, el("div.row", {}, search, el("button", { onclick: browse }, icon("folder"), "Browse")), list);
 }
 
 function known(name) {
@@ -79,7 +79,7 @@ export function show(root, { about, verbs, query }) {
   };
   const plan = planPanel("mix");
   const preview = previewPanel({ about, settings: value.draw, keep, onsettings: () => preview.ask(body()), settled: () => planNow(true), unfit });
-  const end = actionPanel("mix", values, { label: "Save the mix", missing: "Add at least one adapter.", kept: value, keep });
+  const end = actionPanel("mix", values, { label: "Save the mix", missing: "Add at least one adapter.", gives: info.gives, kept: value, keep });
   // one worker draws and plans: while something moves, pictures come first, then a plan of the headers now and then
   let planned = 0;
   let ended = false;
@@ -119,9 +119,9 @@ export function show(root, { about, verbs, query }) {
     },
   });
   const tools = el("div.row.stack-tools", { hidden: !value.adapters.length },
-    about.drawing === false ? null : el("button.quiet", { type: "button", onclick: grid }, icon("library"), "Grid of weights"),
+    about.drawing === false ? null : el("button.quiet", { onclick: grid }, icon("library"), "Grid of weights"),
     el("span.grow"),
-    el("button.quiet", { type: "button", onclick: () => {
+    el("button.quiet", { onclick: () => {
       Object.assign(value, { adapters: [], values: {}, output: "" });
       keep();
       dispatchEvent(new HashChangeEvent("hashchange"));
@@ -129,7 +129,7 @@ export function show(root, { about, verbs, query }) {
   root.append(el("div.columns", {},
     el("div.column.main", {},
       el("section.panel", { "aria-label": "Adapters" }, el("h2", {}, "Adapters"), all.node, tools, tray((card) => all.add(card), about)),
-      el("section.panel", { "aria-label": "Method" }, el("h2", {}, "Method"), settings.node),
+      el("section.panel", { "aria-label": "Method" }, settings.node),
       end.node),
     el("div.column.aside", {}, preview.node, plan.node)));
   if (added.length) keep();

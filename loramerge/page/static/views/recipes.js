@@ -47,7 +47,7 @@ export function show(root, { about, query }) {
     soon();
   } });
   const set = el("div.fields.variables");
-  const runButton = el("button.primary", { type: "button", onclick: () => run() }, icon("play"), "Run");
+  const runButton = el("button.primary", { onclick: () => run() }, icon("play"), "Run");
   const changed = () => value.text !== value.saved;
   const draw = () => {
     name.textContent = value.path ? `${value.path}${changed() ? " (changed)" : ""}` : "not saved yet";
@@ -83,7 +83,7 @@ export function show(root, { about, query }) {
     if (value.text.trim()) queue.ask(1);
     else fill(place, el("div.empty-state", {}, el("h2", {}, "A recipe repeats a result to the byte"),
       el("p", {}, "Every panel here can save one. Open a recipe, or start from a small one."),
-      el("div.row.centre", {}, el("button.primary", { type: "button", onclick: () => take("", EXAMPLE) }, "Start from a small one"), el("button", { type: "button", onclick: open }, icon("folder"), "Open"))));
+      el("div.row.centre", {}, el("button.primary", { onclick: () => take("", EXAMPLE) }, "Start from a small one"), el("button", { onclick: open }, icon("folder"), "Open"))));
   };
   const soon = later(look, 300);
   function take(path, text) {
@@ -142,9 +142,9 @@ export function show(root, { about, query }) {
   } });
   let textPanel;
   root.append(
-    el("div.toolbar", {}, el("button", { type: "button", onclick: open }, icon("folder"), "Open"), shipped, name, el("span.grow"),
-      el("button.quiet", { type: "button", onclick: () => copy(value.text, "Recipe") }, icon("copy"), "Copy"),
-      el("button", { type: "button", onclick: save }, "Save"), runButton),
+    el("div.toolbar", {}, el("button", { onclick: open }, icon("folder"), "Open"), shipped, name, el("span.grow"),
+      el("button.quiet", { onclick: () => copy(value.text, "Recipe") }, icon("copy"), "Copy"),
+      el("button", { onclick: save }, "Save"), runButton),
     el("div.columns.even", {},
       el("div.column.main", {}, textPanel = el("section.panel", { "aria-label": "Text", hidden: true }, area, set, el("label.check", {}, force, "Replace outputs that this recipe did not make"))),
       el("div.column.aside", {}, el("section.panel", { "aria-label": "Graph and tasks" }, place, running.node))));

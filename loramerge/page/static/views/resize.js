@@ -75,7 +75,7 @@ export function show(root, { about, verbs, query }) {
   const ready = () => value.values.adapter && Object.keys(value.values).some((word) => !["adapter", "to", "for", "dtype", "base"].includes(word));
   const values = () => (ready() ? wire("resize", info, value.values, about) : null);
   const plan = planPanel("resize");
-  const end = actionPanel("resize", values, { label: "Resize", missing: "Choose an adapter, then a point on its curve.", kept: value, keep });
+  const end = actionPanel("resize", values, { label: "Resize", missing: "Choose an adapter, then a point on its curve.", gives: info.gives, kept: value, keep });
   const changed = later(() => {
     keep();
     end.update();
@@ -105,7 +105,7 @@ export function show(root, { about, verbs, query }) {
     ].filter((line) => line.points.length);
     const drawn = chart({ lines, xName: "Size of the file", yName: "Relative error", xText: size, yText: (share) => percent(share, 2), label: "Error against size" });
     const ways = el("div.segments", { role: "radiogroup", "aria-label": "How ranks are chosen" }, Object.entries(WAYS).map(([by, name]) =>
-      el("button", { type: "button", role: "radio", "aria-checked": String(by === value.by), onclick: () => {
+      el("button", { role: "radio", "aria-checked": String(by === value.by), onclick: () => {
         value.by = by;
         value.place = null;
         draw();

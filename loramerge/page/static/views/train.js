@@ -89,7 +89,7 @@ export function show(root, { about, verbs, query }) {
   const plan = planPanel("train", { title: "Check before training" });
   const watch = watching();
   const end = actionPanel("train", values, {
-    label: "Start training", missing: "Choose a base model and a folder of images.", kept: value, keep,
+    label: "Start training", missing: "Choose a base model and a folder of images.", gives: info.gives, kept: value, keep,
     started: (id) => {
       watch.show(id);
       scrollTo({ top: 0, behavior: "smooth" });

@@ -11,10 +11,14 @@ import { label } from "../words.js";
 const LABELS = { bake: "Bake", merge: "Merge", convert: "Convert", extract: "Extract", heal: "Heal", unbake: "Take out", preview: "Draw", card: "Write the card" };
 const PLANNED = new Set(["adapter", "checkpoint", "picture"]);
 
-/** Put a file of the address into the first parameter that takes one. */
+/** Put a base of the address into the form, and a file into the first parameter that takes one. */
 export function given(info, verb, values, query) {
   const files = query.getAll("file");
-  if (!files.length) return false;
+  const base = query.get("base");
+  // what is checked or drawn is that file, without what was chosen for another one
+  if (base || (verb === "verify" && files.length)) for (const word of ["base", "adapters", "lora"]) delete values[word];
+  if (base) values.base = info.parameters.find((one) => one.word === "base").many ? [itemOf(base)] : base;
+  if (!files.length) return Boolean(base);
   const takes = settable(verb, info).filter((one) => ["adapters", "models", "files"].includes(one.refers));
   const one = takes.find((each) => each.required) ?? takes[0];
   if (!one) return false;
@@ -37,8 +41,8 @@ export function show(root, { about, verbs, verb, query }) {
   const lacking = () => missing(verb, info, value.values);
   const values = () => (lacking().length ? null : wire(verb, info, value.values, about));
   const plan = PLANNED.has(info.gives) ? planPanel(verb) : null;
-  const first = settable(verb, info).filter((one) => one.required).map((one) => label(one.word).toLowerCase()).join(" and ");
-  const end = actionPanel(verb, values, { label: LABELS[verb] ?? "Run", missing: `Needed: ${first}.`, output, kept: value, keep });
+  const needed = () => `Needed: ${lacking().map((word) => label(word).toLowerCase().replace(/^(adapter|base|model|file|checkpoint)s?$/, (_, noun) => `${/^a/.test(noun) ? "an" : "a"} ${noun}`)).join(" and ")}.`;
+  const end = actionPanel(verb, values, { label: LABELS[verb] ?? "Run", missing: needed, output, gives: info.gives, kept: value, keep });
   const changed = () => {
     keep();
     end.update();
