@@ -292,6 +292,69 @@ def test_two_models_are_averaged_at_first(browser, address):
         tab.view.get_by_text("loramerge merge tiny:0.5 tiny-outlined:0.5").wait_for()
 
 
+def links(tab: Any) -> list[str]:
+    """Wait for a job of the panel to be done; return the links of what it wrote."""
+    tab.view.locator(".action .job[data-state=done]").wait_for()
+    found: list[str] = tab.view.locator(".action .outputs a").all_inner_texts()
+    return found
+
+
+def test_a_name_gets_its_ending_and_what_exists_is_replaced(browser, address, folder):
+    with opened(browser, address, "mix?add=zuzu") as tab:
+        view, name = tab.view, tab.view.get_by_label("Save as")
+        save = view.get_by_role("button", name="Save the mix")
+        code = view.locator(".texts .code")
+        name.fill("style v1.5")
+        code.get_by_text("-o 'style v1.5.safetensors'").wait_for()
+        save.click()
+        assert links(tab) == ["Inspect", "Add to mix", "Resize", "Bake"]
+        assert (folder / "style v1.5.safetensors").is_file()
+        name.fill("a.gguf")  # known, and wrong here
+        code.get_by_text("-o a.gguf").wait_for()
+        save.click()
+        view.get_by_text("Type another name.").wait_for()
+        assert view.locator(".job button").all_inner_texts() == [""]  # takes it off the list
+        name.fill("")
+        code.get_by_text("loramerge mix zuzu", exact=True).wait_for()
+        save.click()
+        view.locator(".action .job[data-state=done]").wait_for()
+        save.click()
+        view.get_by_text("Replace it, or type another name.").wait_for()
+        assert view.get_by_role("button", name="Run again").count() == 0
+        assert "force" not in view.locator(".action .job").inner_text()
+        view.get_by_role("button", name="Replace it").click()
+        assert links(tab) == ["Inspect", "Add to mix", "Resize", "Bake"]
+
+
+def test_bake_says_what_it_needs_and_its_result_leads_on(browser, address):
+    with opened(browser, address, "bake") as tab:
+        tab.view.get_by_text("Needed: a base and an adapter.").wait_for()
+        tab.view.get_by_label("Base").first.fill("tiny")
+        tab.view.get_by_text("Needed: an adapter.").wait_for()
+        assert tab.view.locator(".note.bad").count() == 0
+        tab.go("bake?file=zuzu")
+        tab.view.locator(".texts .code").get_by_text("--base tiny").wait_for()
+        tab.view.get_by_role("button", name="Bake", exact=True).click()
+        assert links(tab) == ["Inspect", "Verify", "Preview"]
+        tab.view.get_by_role("link", name="Verify").last.click()
+        report = tab.view.frame_locator(".report-frame")
+        report.get_by_text("It holds what it should.").wait_for()
+        assert (tab.said, tab.elsewhere) == ([], [])
+
+
+def test_the_tray_has_the_newest_and_says_how_many_more(browser, address):
+    asked: list[str] = []
+
+    def page(request):
+        asked.append(request.url)
+        return {"total": 10, "cards": [card(n) for n in range(6)], "families": []}
+
+    with opened(browser, address, "mix", answers={"/api/library": page}) as tab:
+        tab.view.get_by_role("button", name="4 more…").click()
+        tab.view.get_by_role("dialog", name="Choose an adapter").wait_for()
+        assert parse_qs(urlsplit(asked[0]).query)["sort"] == ["newest"]
+
+
 def test_a_library_without_copies_says_so(browser, address):
     nothing = {"/api/library": {"total": 0, "cards": [], "families": []}}
     with opened(browser, address, answers=nothing) as tab:

@@ -128,7 +128,6 @@ export function actionPanel(verb, values, options = {}) {
       const answer = await post("/api/action", { verb, values: found });
       if (mine !== latest) return;
       shown.set({ command: answer.command, yaml: answer.yaml });
-      if (answer.output) input.placeholder = answer.output;
       replaceRow.hidden = !answer.exists;
       replaceRow.lastChild.textContent = `Replace the file that is there${answer.output ? `: ${answer.output}` : ""}`;
       fill(message);

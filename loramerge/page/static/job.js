@@ -78,9 +78,9 @@ function hintOf(one) {
   return exists(one) ? "Replace it, or type another name." : "Type another name.";
 }
 
-function replacing(one) {
+function replacing(one, started) {
   if (!exists(one)) return null;
-  return el("button", { onclick: () => start({ verb: one.verb, values: { ...one.values, force: true } }).then(() => forget(one.id), fail) }, "Replace it");
+  return el("button", { onclick: () => start({ verb: one.verb, values: { ...one.values, force: true } }).then(({ id }) => (started(id), forget(one.id)), fail) }, "Replace it");
 }
 
 function lines(one) {
@@ -109,7 +109,7 @@ export function jobBlock(one, { quiet = false, here = false, started = () => {} 
       buttons(one, here, started)),
     running ? [one.state === "running" ? bar(one) : null, el("p.soft.small", { "aria-live": "off" }, said(one))] : null,
     one.error ? failure({ message: one.error.text ?? String(one.error), hint: hintOf(one) }) : null,
-    replacing(one),
+    replacing(one, started),
     lines(one),
     one.outputs?.length ? outputs(one) : null,
     quiet || !one.command ? null

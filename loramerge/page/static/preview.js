@@ -10,7 +10,7 @@ import { failure } from "./toast.js";
 import { seconds } from "./words.js";
 import { wipe } from "./wipe.js";
 
-export const FIRST_SETTINGS = { base: "tiny", prompt: "a happy zuzu on a purple background", negative: "", seed: 6, steps: 12, guidance: 2 };
+export const FIRST_SETTINGS = { base: "tiny", prompt: "a happy zuzu on a purple background", negative: "", seed: 39, steps: 12, guidance: 2 };
 const DRAW = "drawn";
 const SMALL = 128; // pixels; what is narrower is said to be enlarged
 
