@@ -10,13 +10,13 @@ import { failure } from "./toast.js";
 import { seconds } from "./words.js";
 import { wipe } from "./wipe.js";
 
-export const FIRST_SETTINGS = { base: "tiny", prompt: "a happy zuzu on a purple background", negative: "", seed: 39, steps: 12, guidance: 2 };
+export const FIRST_SETTINGS = { base: "tiny", prompt: "a happy zuzu on a purple background", negative: "", seed: 39, steps: 8, guidance: 2 };
 const DRAW = "drawn";
 const SMALL = 128; // pixels; what is narrower is said to be enlarged
 
 /** Return the values of `preview` for settings, beside the adapters. */
 export function drawingValues(settings) {
-  const found = { base: [settings.base || "tiny"], seed: [Number(settings.seed) || 0], steps: Number(settings.steps) || 12 };
+  const found = { base: [settings.base || "tiny"], seed: [Number(settings.seed) || 0], steps: Number(settings.steps) || FIRST_SETTINGS.steps };
   if (settings.prompt) found.prompt = [settings.prompt];
   if (settings.negative) found.negative = settings.negative;
   if (settings.guidance) found.guidance = Number(settings.guidance);
