@@ -5,7 +5,7 @@
 `--files` small adapters are written and indexed. Times are taken inside of the page: from the last
 movement of a slider to the picture that belongs to it, from the start of loading to the first cards,
 from a letter in the search to its cards. Then the wall is scrolled to its end and back. It needs
-Chromium and Playwright, see tests/report/test_browser.py, and the extras `ui` and `train`.
+Chromium and Playwright, see tests/builders/chromium.py, and the extras `ui` and `train`.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from playwright.sync_api import sync_playwright
 
 sys.path.insert(0, str(Path(__file__).parent))
 from measure import Check, Sample, environment, options, report, run
 
-from tests.page.browser import CHROMIUM, FLAGS, opened, served
+from tests.builders.chromium import launched
+from tests.page.browser import opened, served
 
 STEM = "lora_unet_{}_blocks_{}_attentions_0_transformer_blocks_0_attn1_to_{}"
 STEMS = [STEM.format(a, b, c) for a, b in (("down", 0), ("up", 3)) for c in "qkv"]
@@ -148,11 +148,9 @@ def main() -> None:
     try:
         env = environment(home)
         scan = run([given.python, "-m", "loramerge", "library", "scan", str(folder), "-q"], env)
-        with served(folder, home) as address, sync_playwright() as tool:
-            browser = tool.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
+        with served(folder, home) as address, launched() as browser:
             cards = wall(browser, address, given.rounds)
             drawn = list(pictures(browser, address, given.rounds))
-            browser.close()
         taken = {
             f"scan of {given.files} files": [scan],
             "first cards": [Sample(one, None, None) for one in cards["first"]],

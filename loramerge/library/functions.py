@@ -43,7 +43,7 @@ def scan(
         fresh: read all files again.
 
     Raises:
-        UsageError: if there is no folder.
+        UsageError: if no folder is given, and the library has none.
         NotFound: if one is not there.
     """
     wanted = [expanded(fspath(folder)) for folder in folders]
@@ -149,7 +149,7 @@ def tag(name: Named, *tags: str, remove: bool = False) -> Entry:
         remove: take these away; without any, all.
 
     Raises:
-        UsageError: if there is no tag.
+        UsageError: if no tag is given.
         NotFound: if there is no such adapter.
     """
     given = [word for text in tags for word in map(str.strip, text.split(",")) if word]

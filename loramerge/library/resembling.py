@@ -38,7 +38,7 @@ class Resembling:
         words: the relation.
         copy: whether one holds what the other does.
         factor: of the other in this one; None for others than copies.
-        problem: the reason why there is no exact figure; None if there is one, or none was wanted.
+        problem: why the figure is an estimate; None if it is exact, or nothing exact was asked for.
     """
 
     entry: Entry

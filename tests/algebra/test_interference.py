@@ -137,7 +137,7 @@ def with_weights_once() -> Callable[[Inputs], Interference]:
 
 
 def with_first_weights() -> Callable[[Inputs], Interference]:
-    """What is kept has the weights of the first call in it."""
+    """A fault: the kept figures include the weights of the first call."""
     exact, kept = remembering(), list[float]()
 
     def found(inputs: Inputs) -> Interference:
@@ -148,7 +148,7 @@ def with_first_weights() -> Callable[[Inputs], Interference]:
 
 
 def by_module_alone() -> Callable[[Inputs], Interference]:
-    """What is kept is that of the first adapters, whichever are asked for."""
+    """A fault: the figures of the first adapters are kept for all others."""
     exact, kept = remembering(), list[Adapter]()
 
     def found(inputs: Inputs) -> Interference:

@@ -254,7 +254,7 @@ def test_a_kind_that_is_smaller_whole_than_cut_stays_whole_where_it_fits(pair, m
 
 
 def test_the_size_of_one_rank_has_no_room_for_the_words_of_a_limit(pair):
-    """What the curve once compared: the last directions did not fit, and full size lost something."""
+    """Sizes as the curve had them: the last directions did not fit, and full size lost something."""
     found = pair.ok("resize", "zuzu", "--curve", "--json").json
     size = str(found["uniform"][-1]["size"])
     without = pair.ok("resize", "zuzu", "--max-size", size, "-o", "cut.safetensors", "--json").json

@@ -15,6 +15,8 @@ from threading import Thread
 
 import pytest
 
+from tests.builders.chromium import IN_CHROMIUM, launched
+
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = "docs/site/mkdocs.yml"
 # tags whose attribute makes a browser load something; `<link rel=…>` that only names a page does not
@@ -136,17 +138,15 @@ class _Quiet(SimpleHTTPRequestHandler):
 
 
 @pytest.mark.long_tail
-@pytest.mark.xdist_group("browser")
+@IN_CHROMIUM[0]
+@IN_CHROMIUM[1]
 def test_a_browser_asks_no_other_host_and_finds_words(site):
-    chromium = pytest.importorskip("tests.report.test_browser")
-    if chromium.CHROMIUM is None:
-        pytest.skip("Chromium is not installed")
+    pytest.importorskip("playwright.sync_api")
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(site)))
     Thread(target=server.serve_forever, daemon=True).start()
     start = f"http://127.0.0.1:{server.server_port}/"
     asked, said = [], []
-    with chromium.sync_api.sync_playwright() as tool:
-        browser = tool.chromium.launch(executable_path=chromium.CHROMIUM, args=list(chromium.FLAGS))
+    with launched() as browser:
         view = browser.new_page()
         view.on("request", lambda request: asked.append(request.url))
         view.on("console", lambda message: said.append(message.text))
@@ -159,7 +159,6 @@ def test_a_browser_asks_no_other_host_and_finds_words(site):
                 view.dispatch_event("input.md-search__input", "keyup")
                 view.wait_for_selector(".md-search-result__item")
                 view.fill("input.md-search__input", "")
-        browser.close()
     server.shutdown()
     server.server_close()
     assert (

@@ -32,7 +32,7 @@ WORDS = (
 
 
 def _dangerous(cell: str) -> bool:
-    """Whether a spreadsheet might run a cell, written apart from the writer."""
+    """Return whether a spreadsheet might run a cell; the writer has a rule of its own."""
     if cell[:1] not in set("=+-@\t\r\n＝＋－＠") or not cell:
         return False
     try:

@@ -19,7 +19,7 @@ from tests.builders.world import rewrite
 
 @pytest.fixture
 def loras(run):
-    """A folder with a, b, a copy of a, a DoRA, and a file that is no adapter."""
+    """A folder with a, b, a copy of a, a DoRA, and a pickle that cannot be read."""
     folder = run.folder / "loras"
     folder.mkdir()
     for name in "ab":

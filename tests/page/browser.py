@@ -13,9 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from tests.report.test_browser import CHROMIUM, FLAGS
-
-__all__ = ["CHROMIUM", "FLAGS", "Opened", "opened", "served"]
+__all__ = ["Opened", "opened", "served"]
 
 ROOT = Path(__file__).resolve().parents[2]
 _PATIENCE = 120_000  # milliseconds; torch is loaded slowly where much else runs

@@ -1,6 +1,6 @@
 """Take the pictures of the page: `python -m tests.page.screenshots docs`.
 
-It needs Chromium, see `tests.report.test_browser`, the extra `train`, and about a minute.
+It needs Chromium, see `tests.builders.chromium`, the extra `train`, and about a minute.
 """
 
 from __future__ import annotations
@@ -12,17 +12,16 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
-from playwright.sync_api import sync_playwright
 
 from loramerge.cli.main import main
 from loramerge.steps.references import references
 from loramerge.tiny.adapters import zuzu_pictures
 from loramerge.tiny.folders import write_pictures
 from loramerge.verbs.preview import Preview, compute_preview
-from tests.page.browser import CHROMIUM, FLAGS, Opened, opened, served
+from tests.builders.chromium import launched
+from tests.page.browser import Opened, opened, served
 
 COLOURS = 200
 WIDE, TALL, PHONE = (1280, 880), (1280, 960), (390, 844)
@@ -146,8 +145,7 @@ def screenshots(target: Path, wanted: tuple[str, ...]) -> None:
         library(work)
         os.chdir(here)
         address = stack.enter_context(served(work, home))
-        tool = stack.enter_context(sync_playwright())
-        browser: Any = tool.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
+        browser = stack.enter_context(launched())
         for name, (route, size, scheme, prepare) in SHOTS.items():
             if wanted and name not in wanted:
                 continue
@@ -161,7 +159,6 @@ def screenshots(target: Path, wanted: tuple[str, ...]) -> None:
                 picture = Image.open(io.BytesIO(tab.view.screenshot()))
             reduced = picture.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
             reduced.save(target / f"ui-{name}.png", optimize=True)
-        browser.close()
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -75,6 +76,13 @@ class Served:
         with suppress(ValueError):
             content = json.loads(text)
         return Answer(found.status, {k.lower(): v for k, v in found.getheaders()}, content)
+
+    def raw(self, text: str) -> bytes:
+        """Send a text as it is, and return the status of the answer."""
+        host, port = self.address.split(":")
+        with socket.create_connection((host, int(port)), timeout=_PATIENCE) as found:
+            found.sendall(text.encode("latin-1"))
+            return found.makefile("rb").readline().split()[1]
 
     def get(self, path: str, **more: Any) -> Answer:
         """Ask for a path."""

@@ -16,17 +16,14 @@ import pytest
 
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
-sync_api = pytest.importorskip("playwright.sync_api")
+pytest.importorskip("playwright.sync_api")
 
-from loramerge.cli.main import main  # noqa: E402
-from tests.page.browser import CHROMIUM, FLAGS, opened, served  # noqa: E402
-from tests.page.front import texts  # noqa: E402
-from tests.report.test_browser import CONTRASTS  # noqa: E402
+from loramerge.cli.main import main
+from tests.builders.chromium import CONTRASTS, IN_CHROMIUM, launched
+from tests.page.browser import opened, served
+from tests.page.front import texts
 
-pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed"),
-    pytest.mark.xdist_group("browser"),
-]
+pytestmark = IN_CHROMIUM
 VIEWS = {
     "library": "Library", "mix": "Mix", "resize": "Resize", "bake": "Bake", "merge": "Merge",
     "convert": "Convert", "extract": "Extract", "train": "Train", "inspect": "Inspect", "diff": "Diff",
@@ -39,12 +36,8 @@ PLANTED = "#frame script, #toasts img, #view img:not(.wipe-left, .wipe-right)"
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as tool:
-        found = tool.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
-        try:
-            yield found
-        finally:
-            found.close()
+    with launched() as found:
+        yield found
 
 
 @pytest.fixture(scope="module")

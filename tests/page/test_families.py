@@ -1,4 +1,4 @@
-"""What the page offers for the weights of a family is taken by every verb that has weights."""
+"""Every verb that has weights takes the weights that the page offers for a family."""
 
 from __future__ import annotations
 

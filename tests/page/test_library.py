@@ -81,7 +81,7 @@ def names(shelf: Shelf, **query: Any) -> list[str]:
 
 
 def of_entry(index: Index, content: int) -> dict[str, Any]:
-    """What a glance says, from all that the index knows."""
+    """The row of a card, from all that the index knows."""
     one = entry(index, content)
     assert one is not None
     beside = [text for p in one.places for text in p.sidecars.get("problems", ())]

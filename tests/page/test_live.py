@@ -1,4 +1,4 @@
-"""What is computed while a slider moves: the newest request wins, and figures are those of the verbs."""
+"""Live computing: the newest request wins, and figures are those of the verbs."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Take the pictures of docs/reports.md: `python -m tests.report.screenshots docs/reports`.
 
-It needs Chromium, see `test_browser`, and the adapters that come with loramerge.
+It needs Chromium, see `tests.builders.chromium`, and the adapters that come with loramerge.
 """
 
 from __future__ import annotations
@@ -12,10 +12,9 @@ import tempfile
 from pathlib import Path
 
 from PIL import Image
-from playwright.sync_api import sync_playwright
 
 from loramerge.cli.main import main
-from tests.report.test_browser import CHROMIUM, FLAGS
+from tests.builders.chromium import launched
 
 COMMANDS = {
     "inspect": ("inspect", "zuzu"),
@@ -45,9 +44,8 @@ def pages(folder: Path) -> None:
 
 def screenshots(target: Path) -> None:
     """Write the pictures."""
-    with tempfile.TemporaryDirectory() as folder, sync_playwright() as tool:
+    with tempfile.TemporaryDirectory() as folder, launched() as browser:
         pages(Path(folder))
-        browser = tool.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
         for name, (page, (width, height), scheme, top) in SHOTS.items():
             view = browser.new_page(
                 viewport={"width": width, "height": height}, color_scheme=scheme
@@ -57,7 +55,6 @@ def screenshots(target: Path) -> None:
             picture = Image.open(io.BytesIO(view.screenshot()))
             reduced = picture.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
             reduced.save(target / f"{name}.png", optimize=True)
-        browser.close()
 
 
 if __name__ == "__main__":

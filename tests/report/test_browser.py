@@ -6,42 +6,27 @@ Chromium is taken from the path, or from $LORAMERGE_CHROMIUM; without one these 
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("jinja2")
-sync_api = pytest.importorskip("playwright.sync_api")
+pytest.importorskip("playwright.sync_api")
 
-from loramerge.report.page import page  # noqa: E402
-from tests.builders.world import rewrite  # noqa: E402
-from tests.report.test_pages import EVIL, everything  # noqa: E402
+from loramerge.report.page import page
+from tests.builders.chromium import CONTRASTS, IN_CHROMIUM, launched
+from tests.builders.world import rewrite
+from tests.report.test_pages import EVIL, everything
 
-_NAMES = ("chromium", "chromium-browser", "google-chrome")
-FOUND = [os.environ.get("LORAMERGE_CHROMIUM"), *map(shutil.which, _NAMES)]
-CHROMIUM = next((path for path in FOUND if path), None)
-pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed"),
-    pytest.mark.xdist_group("browser"),
-]
-FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-)  # fmt: skip
+pytestmark = IN_CHROMIUM
 SIZES = {"desktop": (1000, 800), "phone": (390, 844)}
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[object]:
-    with sync_api.sync_playwright() as tool:
-        found = tool.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
-        try:
-            yield found
-        finally:
-            found.close()
+    with launched() as found:
+        yield found
 
 
 def seen(browser, path, size="desktop", scheme="light"):
@@ -88,33 +73,6 @@ def test_light_and_dark_are_legible(run, browser):
         view, _, _ = seen(browser, Path("x.html"), scheme=scheme)
         papers.add(view.evaluate("getComputedStyle(document.body).backgroundColor"))
     assert len(papers) == 2
-
-
-# the least contrast of all elements that hold text, colours drawn to a canvas to read them
-CONTRASTS = """() => {
-  const pen = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
-  const light = colour => {
-    pen.clearRect(0, 0, 1, 1); pen.fillStyle = colour; pen.fillRect(0, 0, 1, 1);
-    const [r, g, b, a] = pen.getImageData(0, 0, 1, 1).data;
-    const one = v => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
-    return a ? 0.2126 * one(r) + 0.7152 * one(g) + 0.0722 * one(b) : null;
-  };
-  const behind = node => {
-    for (; node; node = node.parentElement) {
-      const found = light(getComputedStyle(node).backgroundColor);
-      if (found !== null) return found;
-    }
-    return 1;
-  };
-  let least = 21;
-  for (const node of document.body.querySelectorAll('*')) {
-    const own = [...node.childNodes].some(n => n.nodeType === 3 && n.textContent.trim());
-    if (!own || node.namespaceURI.endsWith('svg')) continue;
-    const [a, b] = [light(getComputedStyle(node).color), behind(node)].sort((x, y) => y - x);
-    least = Math.min(least, (a + 0.05) / (b + 0.05));
-  }
-  return least;
-}"""
 
 
 def test_a_page_can_be_used_by_keyboard(run, browser):

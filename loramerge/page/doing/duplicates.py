@@ -15,7 +15,7 @@ def do(request: Mapping[str, Any], notify: Notify) -> dict[str, Any]:
     """Return groups of contents, the one to keep first; those at several places are groups of one.
 
     Raises:
-        LoramergeError: if there is no index.
+        LoramergeError: if nothing is indexed yet.
     """
     found = duplicates(notify=notify)
     groups: list[tuple[list[int], list[str]]] = []
