@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
-__all__ = ["ENDING", "begin_interruptible", "end_interruptible", "interrupt", "not_raised", "stop"]
+__all__ = [
+    "ENDING", "begin_interruptible", "deferred", "end_interruptible", "interrupt", "not_raised", "stop",
+]  # fmt: skip
 
 ENDING = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows lacks the last
 
@@ -55,6 +58,42 @@ def end_interruptible() -> None:
 def stop(number: int, frame: Any) -> NoReturn:
     """End as Ctrl-C does, so that no half-written file stays."""
     raise KeyboardInterrupt
+
+
+@contextmanager
+def deferred(*, insistent: bool = True) -> Iterator[Callable[[], bool]]:
+    """Hold signals back until the end of the block, and give a function that says if there was one.
+
+    Only Python's own handlers are held back, and only where a process may set handlers: in its main
+    thread.
+
+    Args:
+        insistent: whether a second signal is obeyed at once.
+    """
+    import threading
+
+    came: list[tuple[int, Any]] = []
+    before: dict[int, Any] = {}
+
+    def hold(number: int, frame: Any) -> None:
+        if came and insistent:
+            before[number](number, frame)
+        came.append((number, frame))
+
+    try:
+        if threading.current_thread() is threading.main_thread():
+            for name in ENDING:
+                number: Any = getattr(signal, name, None)
+                handler = None if number is None else signal.getsignal(number)
+                if callable(handler):
+                    before[number] = handler
+                    signal.signal(number, hold)
+        yield lambda: bool(came)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    for number, frame in came[:1]:
+        before[number](number, frame)
 
 
 def interrupt() -> None:

@@ -109,6 +109,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _say(text.getvalue().rstrip("\n"))
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
+        from loramerge.files.temporary import remove_unfinished
+
+        remove_unfinished()
         _say("interrupted; no half-written file was left")
         return 130
     except LoramergeError as error:

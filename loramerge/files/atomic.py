@@ -10,8 +10,8 @@ import os
 import stat
 import time
 import unicodedata
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from os import PathLike
 from pathlib import Path, PurePosixPath
 
@@ -19,18 +19,17 @@ from loramerge.errors import DiskFull, FileError, OutputExists, Setting
 from loramerge.files.forms import PARTIAL
 from loramerge.files.positioned import PositionedFile, refuse_irregular
 from loramerge.files.reader import release
+from loramerge.files.temporary import REPLACED, beside, discard, remove_abandoned, remove_folder
+from loramerge.interruption import deferred
 from loramerge.records import record
 
 __all__ = [
-    "REPLACED", "AtomicFile", "AtomicFolder", "Contents", "beside", "check_contents",
-    "check_space", "check_target", "claim", "flush_folder", "keep_mode", "may_be_in_name",
-    "remove_abandoned", "remove_folder", "rename", "scratch_folder",
+    "AtomicFile", "AtomicFolder", "Contents", "check_contents", "check_space", "check_target", "claim",
+    "flush_folder", "keep_mode", "may_be_in_name", "rename",
 ]  # fmt: skip
 
 _RENAME_TRIES = 6
 _WRITERS = 50  # of one folder at the same moment
-REPLACED = ".replaced"  # not swept: for a moment it is the only copy of the old folder
-_swept: set[Path] = set()
 
 
 def may_be_in_name(character: str) -> bool:
@@ -122,46 +121,6 @@ def check_space(path: str | PathLike[str], size: int) -> None:
             found=f"{free / 1e6:.1f} MB free",
             hint=("free some space, or write to another disk with ", Setting("output")),
         )
-
-
-def _mark(process: int) -> str:
-    """Return the mark of a temporary file: the machine and the process that it belongs to."""
-    import zlib
-
-    machine = os.uname().nodename if hasattr(os, "uname") else os.environ.get("COMPUTERNAME", "")
-    return f"{zlib.crc32(machine.encode()):08x}-{process}"
-
-
-def beside(target: Path, ending: str) -> Path:
-    """Return a new name for something temporary beside the target, short enough everywhere."""
-    stem = os.fsencode(target.name)[:80].decode("utf-8", "ignore")
-    return target.with_name(f".{stem}.{_mark(os.getpid())}-{os.urandom(5).hex()}{ending}")
-
-
-def remove_abandoned(folder: Path) -> None:
-    """Remove what killed processes of this machine left beside outputs, once for each folder."""
-    if os.name != "posix" or folder in _swept:
-        return  # elsewhere it cannot be asked whether a process lives without touching it
-    _swept.add(folder)
-    here = _mark(0)[:-1]
-    for path in folder.glob(f".*{PARTIAL}"):
-        mark = path.name[: -len(PARTIAL)].rpartition(".")[2]
-        process = mark.removeprefix(here).partition("-")[0]
-        if mark.startswith(here) and process.isdigit() and not _lives(int(process)):
-            if path.is_dir() and not path.is_symlink():
-                remove_folder(path)
-            else:
-                path.unlink(missing_ok=True)
-
-
-def _lives(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # it lives, and belongs to somebody else
-        return True
-    return True
 
 
 def rename(source: Path, target: Path) -> None:
@@ -274,14 +233,7 @@ class AtomicFile:
                 flush_folder(self.target.parent)
         finally:
             self.file.close()
-            self._temporary.unlink(missing_ok=True)
-
-
-def remove_folder(folder: Path) -> None:
-    """Remove a folder with all it holds, if it is there."""
-    from shutil import rmtree
-
-    rmtree(folder, ignore_errors=True)
+            discard(self._temporary)
 
 
 class AtomicFolder:
@@ -321,10 +273,11 @@ class AtomicFolder:
         try:
             if kind is None:
                 keep_mode(self.target, self.partial)
-                self._place()
+                with deferred(insistent=False):
+                    self._place()
                 flush_folder(self.target.parent)
         finally:
-            remove_folder(self.partial)
+            discard(self.partial)
 
     def _place(self) -> None:
         """Replace the old folder by the new one, or restore the old one.
@@ -377,18 +330,3 @@ class AtomicFolder:
                 raise
             return None  # another writer was faster
         return old
-
-
-@contextmanager
-def scratch_folder(name: str) -> Iterator[Path]:
-    """Provide a folder in the system's temporary one, and remove those that killed processes left."""
-    from tempfile import gettempdir
-
-    parent = Path(gettempdir())
-    remove_abandoned(parent)
-    folder = beside(parent / name, PARTIAL)
-    folder.mkdir(mode=0o700)
-    try:
-        yield folder
-    finally:
-        remove_folder(folder)

@@ -58,8 +58,9 @@ class PositionedFile:
     def close(self) -> None:
         """Close the descriptor; a second call does nothing."""
         if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+            # forgotten first: an interruption in between must not let the number be closed twice
+            descriptor, self._descriptor = self._descriptor, -1
+            os.close(descriptor)
 
     def __enter__(self) -> PositionedFile:
         return self

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loramerge.errors import FileError
-from loramerge.files.atomic import beside
 from loramerge.files.dtypes import numpy_dtype
 from loramerge.files.forms import PARTIAL
 from loramerge.files.positioned import PositionedFile
+from loramerge.files.temporary import beside, discard
 from loramerge.files.tensors import ArrayTensor, Tensor
 
 if TYPE_CHECKING:
@@ -102,10 +102,10 @@ class _Nameless:
         path = beside(output, PARTIAL)
         self.file = PositionedFile(path, "x")
         if os.name == "posix":
-            path.unlink()
+            discard(path)
         weakref.finalize(self, _close, self.file, path)
 
 
 def _close(file: PositionedFile, path: Path) -> None:
     file.close()
-    path.unlink(missing_ok=True)
+    discard(path)

@@ -6,19 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from loramerge.errors import FileError
-from loramerge.files.atomic import (
-    REPLACED,
-    beside,
-    check_target,
-    claim,
-    flush_folder,
-    keep_mode,
-    remove_abandoned,
-    remove_folder,
-    rename,
-)
+from loramerge.files.atomic import check_target, claim, flush_folder, keep_mode, rename
 from loramerge.files.forms import PARTIAL
 from loramerge.files.positioned import refuse_irregular
+from loramerge.files.temporary import REPLACED, beside, discard, remove_abandoned
+from loramerge.interruption import deferred
 
 __all__ = ["AtomicFiles"]
 
@@ -61,10 +53,11 @@ class AtomicFiles:
         try:
             if kind is None:
                 self._check()
-                self._place()
+                with deferred(insistent=False):
+                    self._place()
                 flush_folder(self.targets[0].parent)
         finally:
-            remove_folder(self.partial)
+            discard(self.partial)
 
     def _check(self) -> None:
         for path in (*self.targets, *self.stale):

@@ -22,6 +22,7 @@ from typing import Any, NoReturn, TextIO
 from loramerge.errors import LoramergeError, OutOfMemory, Setting, UsageError, in_recipe, spelled
 from loramerge.events import Event, Progress, Warn
 from loramerge.files.json_values import values_in
+from loramerge.files.temporary import remove_unfinished
 from loramerge.interruption import begin_interruptible, interrupt
 from loramerge.library.listings import keep_listings
 
@@ -126,6 +127,7 @@ class _Worker:
                 with self._lock:
                     self._running = None
         except KeyboardInterrupt:
+            remove_unfinished()
             found = {"error": {"text": "stopped; no half-written file was left", "exit_code": 130}}
         except LoramergeError as error:
             found = {"error": error_json(error)}

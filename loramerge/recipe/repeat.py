@@ -11,7 +11,7 @@ from typing import Any
 
 from loramerge.errors import NotFound, RecipeError, Setting, UsageError, listed
 from loramerge.events import Note
-from loramerge.files.atomic import scratch_folder
+from loramerge.files.temporary import scratch_folder
 from loramerge.library.known import KnownFiles, digest_at
 from loramerge.library.lookup import find
 from loramerge.recipe.comparison import compare_files

@@ -225,7 +225,8 @@ def test_the_systems_signals_end_a_command_as_ctrl_c_does(tmp_path, name):
     """In the middle of an output and of a temporary folder: both go, and the old output stays."""
     command = (
         "import tempfile, time, loramerge.cli.main as m\n"
-        "from loramerge.files.atomic import AtomicFile, AtomicFolder, scratch_folder\n"
+        "from loramerge.files.atomic import AtomicFile, AtomicFolder\n"
+        "from loramerge.files.temporary import scratch_folder\n"
         "def slow(**options):\n"
         "    with scratch_folder('loramerge') as folder, AtomicFile('out', force=True) as file:\n"
         "        with AtomicFolder('folder') as other:\n"

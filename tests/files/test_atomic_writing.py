@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from loramerge.errors import DiskFull, FileError, NotExpressible, OutputExists
-from loramerge.files import atomic
+from loramerge.files import atomic, temporary
 from loramerge.files.atomic import AtomicFile, AtomicFolder, check_space, check_target
 from loramerge.files.header import build_header
 from loramerge.files.positioned import PositionedFile
@@ -331,12 +331,12 @@ def test_a_file_in_the_place_of_a_folder_is_an_error(tmp_path: Path) -> None:
 def test_leftovers_of_killed_processes_are_removed(tmp_path: Path) -> None:
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    abandoned = tmp_path / f".out.safetensors.{atomic._mark(dead.pid)}-0a1b2c.partial"
-    living = tmp_path / f".out.safetensors.{atomic._mark(os.getpid())}-0a1b2c.partial"
+    abandoned = tmp_path / f".out.safetensors.{temporary._mark(dead.pid)}-0a1b2c.partial"
+    living = tmp_path / f".out.safetensors.{temporary._mark(os.getpid())}-0a1b2c.partial"
     elsewhere = tmp_path / f".out.safetensors.00000000-{dead.pid}-0a1b2c.partial"
     for path in (abandoned, living, elsewhere):
         path.write_bytes(b"half")
-    folder = tmp_path / f".out.{atomic._mark(dead.pid)}-0a1b2c.partial"
+    folder = tmp_path / f".out.{temporary._mark(dead.pid)}-0a1b2c.partial"
     folder.mkdir()
     (folder / "f").write_bytes(b"half")
     write_bytes(tmp_path / "out.safetensors", b"whole")

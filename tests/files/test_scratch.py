@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from loramerge.files import atomic
-from loramerge.files.atomic import scratch_folder
+from loramerge.files.temporary import _mark, scratch_folder
 
 
 @pytest.fixture
@@ -28,7 +27,7 @@ def test_a_scratch_folder_goes_with_whatever_ends_it(temporary: Path) -> None:
 def test_scratch_folders_of_killed_processes_are_removed_by_the_next(
     temporary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dead = temporary / f".loramerge.{atomic._mark(2**22 + 1)}-0123456789.partial"
+    dead = temporary / f".loramerge.{_mark(2**22 + 1)}-0123456789.partial"
     (dead / "again").mkdir(parents=True)
     (dead / "again" / "f").touch()
     (temporary / ".theirs.partial").mkdir()

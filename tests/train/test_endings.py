@@ -15,10 +15,10 @@ pytest.importorskip("diffusers")
 import loramerge as lm  # noqa: E402
 from loramerge.errors import OutOfMemory, OutputExists, UsageError, spelled  # noqa: E402
 from loramerge.events import Note, Progress, Warn  # noqa: E402
+from loramerge.interruption import deferred  # noqa: E402
 from loramerge.steps.parameters import Context  # noqa: E402
 from loramerge.train.device.exhaustion import naming_exhaustion  # noqa: E402
 from loramerge.train.run import loop  # noqa: E402
-from loramerge.train.run.stopping import deferred  # noqa: E402
 from loramerge.verbs.train.run import train, trained  # noqa: E402
 from tests.builders.samples import read_safetensors  # noqa: E402
 from tests.tail import tail  # noqa: E402

@@ -24,13 +24,13 @@ from torch import nn
 
 from loramerge.errors import NumericsError
 from loramerge.events import Notify, Progress, Warn, ignore
+from loramerge.interruption import deferred
 from loramerge.train.device.workers import ALONE, Workers
 from loramerge.train.lora.trainees import Audit, Branches, Trainee
 from loramerge.train.models.architecture import States
 from loramerge.train.models.objective import Objective
 from loramerge.train.models.registry import architecture_of_denoiser
 from loramerge.train.run.batches import Batch, Batches
-from loramerge.train.run.stopping import deferred
 from loramerge.train.spec.optimizers import fast, make_optimizer, slow
 from loramerge.train.spec.seeds import generator_of, seed_of
 from loramerge.train.spec.settings import Settings, learning_rate
