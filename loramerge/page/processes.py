@@ -143,14 +143,11 @@ class WorkerProcess:
 
     def _listen(self, process: subprocess.Popen[str], loop: asyncio.AbstractEventLoop) -> None:
         assert process.stdout is not None
-        try:
-            with process.stdout as lines:
-                for line in lines:
-                    loop.call_soon_threadsafe(self._heard, line)
-            process.wait()
-            loop.call_soon_threadsafe(self._ended, process)
-        except RuntimeError:
-            pass  # the loop is closed: the server has ended
+        with process.stdout as lines:
+            for line in lines:
+                _tell(loop, self._heard, line)
+        process.wait()
+        _tell(loop, self._ended, process)
 
     def _keep(self, process: subprocess.Popen[str], _: object) -> None:
         assert process.stderr is not None
@@ -188,3 +185,9 @@ class WorkerProcess:
                         hint="it may have been too little memory",
                     )
                 )
+
+
+def _tell(loop: asyncio.AbstractEventLoop, function: Callable[..., None], *arguments: Any) -> None:
+    """Call a function in the loop, unless it is closed because the server has ended."""
+    with suppress(RuntimeError):
+        loop.call_soon_threadsafe(function, *arguments)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import os
 import shlex
 import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,8 @@ pytest.importorskip("starlette")
 from loramerge.cli.main import main
 from loramerge.page.history import History, Job
 from loramerge.page.jobs import Jobs
+from loramerge.page.places import Places
+from loramerge.page.processes import WorkerProcess
 from loramerge.page.training import thinned, training
 
 pytestmark = pytest.mark.xdist_group("page")
@@ -162,6 +167,20 @@ def test_nothing_is_imported_from_the_current_folder(page: Served) -> None:
     assert "importing an optimizer outside the known packages" in job["error"]["text"]
     for name in ("numpy", "json", "sitecustomize", "loramerge"):
         (page.folder / f"{name}.py").unlink()
+
+
+def test_a_worker_that_outlives_the_server_is_waited_for(tmp_path: Path) -> None:
+    """Else Python says that it still runs, as a warning, wherever it happens to be."""
+    loop = asyncio.new_event_loop()
+    loop.close()
+    process = subprocess.Popen(
+        [sys.executable, "-c", "print('{}', flush=True); input()"], text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert process.stdin is not None
+    process.stdin.close()
+    WorkerProcess(Places(tmp_path))._listen(process, loop)
+    assert process.returncode == 1
 
 
 # --- what is remembered --------------------------------------------------------------------------
