@@ -27,8 +27,9 @@ from loramerge.adapter.kinds.lora_embedding import as_embedding
 from loramerge.adapter.metadata import training_metadata
 from loramerge.adapter.networks import as_written, both_networks
 from loramerge.adapter.opaque import is_opaque, opaque_key, speaking_for
+from loramerge.adapter.row_order import halves
 from loramerge.adapter.site import Site
-from loramerge.adapter.sites import for_dialect, halves, spelled_before
+from loramerge.adapter.sites import for_dialect, spelled_before
 from loramerge.dialects import DIALECTS, PROGRAMS, Dialect, dialect, usual_dialect
 from loramerge.dialects.words import Words
 from loramerge.errors import (

@@ -19,7 +19,6 @@ from loramerge.errors import (
     LoramergeError,
     Message,
     Setting,
-    ShapeError,
     UnsupportedKind,
 )
 from loramerge.families import Parameter
@@ -28,41 +27,12 @@ __all__ = [
     "aligned",
     "cut",
     "for_dialect",
-    "halves",
     "joins",
     "spelled_before",
-    "stacked",
     "without_values",
 ]
 
 Place = tuple[str, Parameter]  # module and parameter
-
-
-def halves(rows: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Return the row ranges that exchange the halves of a number of rows."""
-    return (rows // 2, rows), (0, rows // 2)
-
-
-def stacked(rows: int, parts: int, width: int) -> list[tuple[int, int]]:
-    """Return the row ranges that lay parts one after the other which are interleaved by heads.
-
-    Args:
-        width: rows of a head of one part.
-
-    Raises:
-        ShapeError: if the rows are not whole heads.
-    """
-    if rows % (parts * width):
-        raise ShapeError(
-            "the rows of a tensor that is interleaved by heads are not whole heads",
-            expected=f"a multiple of {parts} × {width}",
-            found=rows,
-        )
-    return [
-        (start, start + width)
-        for part in range(parts)
-        for start in range(part * width, rows, parts * width)
-    ]
 
 
 def spelled_before(adapter: Adapter, site: Site, target: Dialect) -> bool:

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from loramerge.adapter.load import load
+from loramerge.adapter.row_order import stacked
 from loramerge.adapter.save import save
-from loramerge.adapter.sites import stacked
 from loramerge.algebra.weights import Weight
 from loramerge.checkpoint import open_checkpoint
 from loramerge.dialects import DIALECTS, stem_table
