@@ -17,21 +17,20 @@ from loramerge.steps.references import Reference  # noqa: E402
 from loramerge.train.drawing.sampling import SAMPLERS, sampler_of  # noqa: E402
 from loramerge.train.models.architectures import flux, sd  # noqa: E402
 from loramerge.train.models.tiles import TILE, in_tiles  # noqa: E402
-from loramerge.verbs import preview as verb  # noqa: E402
-from loramerge.verbs.preview import Preview, told_apart  # noqa: E402
+from loramerge.verbs.preview import Preview, columns, compute_preview  # noqa: E402
 from tests.train.test_objective import scheduler  # noqa: E402
 
 
 def test_weights_stand_together_for_each_adapter(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verb, "weighted", lambda adapter, weight: (adapter, weight))
+    monkeypatch.setattr(columns, "weighted", lambda adapter, weight: (adapter, weight))
     adapters: Any = [(Reference(name), name) for name in ("a", "b")]
     asked = Preview(base=("x",), weight=("0.5,1", "1.5"))
     assert asked.weights() == (0.5, 1.0, 1.5)
-    assert [column.label for column in verb._columns(asked, adapters)] == [
+    assert [column.label for column in columns.columns(asked, adapters)] == [
         "base", "a at 0.5", "a", "a at 1.5", "b at 0.5", "b", "b at 1.5",
     ]  # fmt: skip
     together = Preview(base=("x",), weight=("0.5", "1"), together=True, no_base=True)
-    assert [column.label for column in verb._columns(together, adapters)] == [
+    assert [column.label for column in columns.columns(together, adapters)] == [
         "a at 0.5 + b at 0.5", "a + b",
     ]  # fmt: skip
     with pytest.raises(UsageError, match="is not a weight"):
@@ -45,18 +44,18 @@ def test_progress_counts_the_steps_of_all_images(sampler: str) -> None:
     asked = Preview(base=("tiny",), adapters=(Reference("zuzu"),), prompt=("a", "b"), steps=3, size=16,
                     sampler=sampler)  # fmt: skip
     context = Context(notify=told.append, models={})
-    verb.compute_preview(asked, context)
+    compute_preview(asked, context)
     assert [(one.task, one.done) for one in told[:2]] == [("loading", 0), ("loading", 1)]
     steps = [one.done for one in told[2:]]
     assert {one.total for one in told[2:]} == {2 * 2 * 3}
     assert steps == sorted(steps) and steps[-1] == 12 and set(steps) >= {3, 6, 9}
 
 
-def test_headings_are_told_apart() -> None:
-    assert told_apart(["a", "b"], ["x/a", "x/b"]) == ["a", "b"]
-    assert told_apart(["a", "a", "b"], ["x/a", "y/a", "y/b"]) == ["x/a", "y/a", "b"]
-    assert told_apart(["a", "a"], ["x/a", "x/a"]) == ["a", "a"]  # at other weights
-    assert told_apart(["a", "a"], ["p/x/a", "q/x/a"]) == ["a (1)", "a (2)"]
+def test_headings_are_distinct() -> None:
+    assert columns.distinct_labels(["a", "b"], ["x/a", "x/b"]) == ["a", "b"]
+    assert columns.distinct_labels(["a", "a", "b"], ["x/a", "y/a", "y/b"]) == ["x/a", "y/a", "b"]
+    assert columns.distinct_labels(["a", "a"], ["x/a", "x/a"]) == ["a", "a"]  # at other weights
+    assert columns.distinct_labels(["a", "a"], ["p/x/a", "q/x/a"]) == ["a (1)", "a (2)"]
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")
