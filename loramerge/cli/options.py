@@ -322,7 +322,8 @@ def _names(what: str) -> list[str]:
 
         return list(DIALECTS)
     from loramerge.errors import LoramergeError
-    from loramerge.library.lookup import bare, names_in_library
+    from loramerge.library.lookup import names_in_library
+    from loramerge.library.paths import bare
     from loramerge.library.registry import load_registry
     from loramerge.library.shipped import SHIPPED_ADAPTERS, SHIPPED_BASES
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from loramerge.errors import FormatError, LoramergeError
 from loramerge.files.digest import sha256_of_file_and_data
 from loramerge.library.known import digest_at
-from loramerge.library.lookup import is_adapter_folder
+from loramerge.library.paths import is_adapter_folder
 
 if TYPE_CHECKING:
     from loramerge.adapter import Adapter

@@ -16,7 +16,8 @@ from loramerge.files.folders import dataset_files
 from loramerge.files.forms import is_pickle
 from loramerge.library.digests import digest_of, digest_of_files
 from loramerge.library.entries import with_digest
-from loramerge.library.lookup import find, is_adapter_folder, names_in_library
+from loramerge.library.lookup import find, names_in_library
+from loramerge.library.paths import is_adapter_folder
 from loramerge.library.registry import NameRegistry, load_registry
 from loramerge.library.shipped import shipped_as
 

@@ -17,7 +17,7 @@ from loramerge.errors import FileError, LoramergeError, NotFound
 from loramerge.events import Notify, Progress, ignore
 from loramerge.library.contents import Digests, Read, digests, read, without_sketch
 from loramerge.library.index import Index, Location
-from loramerge.library.lookup import walk
+from loramerge.library.paths import walk
 from loramerge.library.sidecars import Listing, listing, sidecar_facts, sidecars_of
 from loramerge.library.sketches import Sketches
 from loramerge.records import record

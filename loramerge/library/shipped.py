@@ -14,13 +14,14 @@ from loramerge.errors import FileError, NotFound
 from loramerge.library.registry import cache
 
 __all__ = [
-    "OUTLINED", "SHIPPED_ADAPTERS", "SHIPPED_BASES", "TINY", "is_shipped", "shipped", "shipped_as",
-    "shipped_name", "shipped_places",
+    "OUTLINED", "SHIPPED", "SHIPPED_ADAPTERS", "SHIPPED_BASES", "TINY", "is_shipped", "shipped",
+    "shipped_as", "shipped_name", "shipped_places",
 ]  # fmt: skip
 
 TINY, OUTLINED = "tiny", "tiny-outlined"
 SHIPPED_BASES = (TINY, OUTLINED)
 SHIPPED_ADAPTERS = ("zuzu", "polka")
+SHIPPED = {"adapters": SHIPPED_ADAPTERS, "bases": SHIPPED_BASES}
 _FOLDER = "shipped"
 
 

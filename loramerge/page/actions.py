@@ -10,7 +10,9 @@ from typing import Any
 
 from loramerge.errors import LoramergeError, UsageError, listed
 from loramerge.library.hub import hub_reference
-from loramerge.library.lookup import below, files_of, find
+from loramerge.library.lookup import find
+from loramerge.library.paths import below
+from loramerge.library.patterns import files_of
 from loramerge.library.shipped import is_shipped
 from loramerge.page.forms import is_offered
 from loramerge.page.places import Places

@@ -10,7 +10,7 @@ from typing import Any
 
 from loramerge.errors import FileError
 from loramerge.files.folders import IMAGE_SUFFIXES
-from loramerge.library.lookup import is_one, may_hold
+from loramerge.library.paths import is_one, may_hold
 from loramerge.page.places import Places, is_folder
 
 __all__ = ["KINDS", "holds", "listing"]

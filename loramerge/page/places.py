@@ -10,7 +10,7 @@ from pathlib import Path
 from loramerge.errors import LoramergeError, UsageError
 from loramerge.files.atomic import may_be_in_name
 from loramerge.library.index import has_index, open_index
-from loramerge.library.lookup import below
+from loramerge.library.paths import below
 from loramerge.library.registry import expanded, load_registry
 from loramerge.library.shipped import shipped_name, shipped_places
 

@@ -20,8 +20,8 @@ from typing import Any
 from loramerge.errors import NotFound, UsageError
 from loramerge.library.entries import matching
 from loramerge.library.index import has_index, open_index
-from loramerge.library.lookup import walk
 from loramerge.library.overview import Glance, index_state, overview
+from loramerge.library.paths import walk
 from loramerge.library.registry import load_registry
 from loramerge.library.shipped import SHIPPED_ADAPTERS, shipped
 from loramerge.page.places import Places

@@ -11,7 +11,7 @@ from typing import Any
 from loramerge.errors import LoramergeError
 from loramerge.files.folders import RUN_LOG, RUN_SAMPLES
 from loramerge.files.run_log import read_log
-from loramerge.library.lookup import below
+from loramerge.library.paths import below
 from loramerge.page.actions import Action
 from loramerge.page.history import Job
 from loramerge.page.places import Places

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from loramerge.errors import LoramergeError
-from loramerge.library.lookup import below
+from loramerge.library.paths import below
 from loramerge.parameters import Parameter, parameters_of, value_of
 from loramerge.recipe.graph import find_cycle, ordered, reachable
 from loramerge.recipe.inputs import Input

@@ -13,7 +13,7 @@ from loramerge.adapter.source import open_source
 from loramerge.checkpoint.files import find_files
 from loramerge.errors import FormatError, LoramergeError, MissingFile, RecipeError
 from loramerge.files.forms import is_gguf
-from loramerge.library.lookup import elsewhere
+from loramerge.library.hints import elsewhere
 from loramerge.recipe.supermerger import recipe_of as supermerger_recipe
 from loramerge.steps.provenance import recipe_in
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from loramerge.errors import LoramergeError, Message, NotFound
 from loramerge.library.known import KnownFiles, digest_at
-from loramerge.library.lookup import below
+from loramerge.library.paths import below
 from loramerge.recipe.mistakes import Mistakes, Place, suggestion
 from loramerge.recipe.variables import substitute
 

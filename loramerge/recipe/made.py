@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from loramerge.library.lookup import bare
+from loramerge.library.paths import bare
 from loramerge.recipe.variables import escape
 from loramerge.recipe.writing import free_name, relative_path, yaml_text
 from loramerge.steps.parameters import stated

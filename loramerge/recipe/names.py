@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from loramerge.errors import LoramergeError, NotFound
-from loramerge.library.lookup import files_of, find
+from loramerge.library.lookup import find
+from loramerge.library.patterns import files_of
 from loramerge.recipe.inputs import Input
 from loramerge.recipe.mistakes import Mistakes, suggestion
 from loramerge.recipe.step import Step

@@ -9,7 +9,7 @@ from typing import Any
 
 from loramerge.dialects import DIALECTS
 from loramerge.errors import LoramergeError
-from loramerge.library.lookup import below
+from loramerge.library.paths import below
 from loramerge.recipe.mistakes import Mistakes
 from loramerge.recipe.step import Step
 from loramerge.recipe.task import Task

@@ -14,7 +14,7 @@ from typing import Any
 
 from loramerge.algebra.weights import shown_number
 from loramerge.errors import LoramergeError
-from loramerge.library.lookup import expand
+from loramerge.library.patterns import expand
 from loramerge.recipe.mistakes import Mistakes, Place, suggestion
 
 __all__ = [

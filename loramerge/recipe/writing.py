@@ -11,7 +11,8 @@ from typing import Any
 from loramerge.algebra.weights import Weight, weight_content
 from loramerge.errors import LoramergeError
 from loramerge.files.writer import write_bytes
-from loramerge.library.lookup import bare, below, find
+from loramerge.library.lookup import find
+from loramerge.library.paths import bare, below
 from loramerge.library.shipped import SHIPPED_BASES, shipped_name
 from loramerge.parameters import item_word
 from loramerge.recipe.saves import WRITTEN, is_outside

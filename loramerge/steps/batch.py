@@ -20,7 +20,8 @@ from loramerge.errors import LoramergeError, OutputExists, Setting, UsageError
 from loramerge.events import Warn
 from loramerge.files.copying import copy_whole
 from loramerge.files.tables import check_table, write_table
-from loramerge.library.lookup import bare, expand
+from loramerge.library.paths import bare
+from loramerge.library.patterns import expand
 from loramerge.steps.adapters import AdapterResult, write_result
 from loramerge.steps.outputs import Output, output_of
 from loramerge.steps.parameters import Context, Doc
@@ -359,7 +360,7 @@ def _without_outputs(
     """Leave out files that an earlier run wrote into an input folder.
 
     Args:
-        files: (path, path relative to what was given) pairs, as from `lookup.expand`.
+        files: (path, path relative to what was given) pairs, as from `patterns.expand`.
     """
     if out_dir is None:
         return files

@@ -14,7 +14,7 @@ from loramerge.checkpoint.generic import is_transformers
 from loramerge.dialects import Dialect
 from loramerge.errors import FileError, Message, OutputExists, Setting, UsageError
 from loramerge.files.atomic import Contents, check_contents, check_target, may_be_in_name
-from loramerge.library.lookup import is_adapter_folder
+from loramerge.library.paths import is_adapter_folder
 from loramerge.steps.references import Reference
 from loramerge.steps.writing import WriteParameters
 

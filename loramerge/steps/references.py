@@ -21,7 +21,8 @@ from loramerge.errors import CorruptFile, MissingFile, NotFound, Setting, UsageE
 from loramerge.families.components import COMPONENT_WORDS
 from loramerge.files.yaml_values import yaml_values
 from loramerge.library.hub import hub_reference
-from loramerge.library.lookup import below, find
+from loramerge.library.lookup import find
+from loramerge.library.paths import below
 from loramerge.library.registry import NameRegistry
 from loramerge.steps.foreign import rewritten
 from loramerge.steps.weight_words import (

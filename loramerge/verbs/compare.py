@@ -26,7 +26,8 @@ from loramerge.errors import (
 from loramerge.events import Warn
 from loramerge.files.dtypes import DTYPES
 from loramerge.files.names import short_names
-from loramerge.library.lookup import below, expand
+from loramerge.library.paths import below
+from loramerge.library.patterns import expand
 from loramerge.parameters import Bounds
 from loramerge.steps.inputs import adapter_of, is_checkpoint, weighted
 from loramerge.steps.parameters import Context, Doc, Verb

@@ -19,7 +19,7 @@ from loramerge.checkpoint import open_checkpoint
 from loramerge.cli.main import main
 from loramerge.errors import AdapterError, FormatError, NotExpressible
 from loramerge.files.gguf import GgufFile
-from loramerge.library.lookup import expand
+from loramerge.library.patterns import expand
 from loramerge.stream.against import against
 from loramerge.stream.bake import bake
 from loramerge.stream.plan import plan_bake

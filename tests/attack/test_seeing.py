@@ -121,7 +121,7 @@ def test_folders_that_cannot_be_listed_are_told(run, monkeypatch):
                 if onerror is not None:
                     onerror(PermissionError(13, "Permission denied", str(Path(folder, "shut"))))
 
-    monkeypatch.setattr("loramerge.library.lookup.os.walk", walk)
+    monkeypatch.setattr("loramerge.library.paths.os.walk", walk)
     with open_index() as index:
         found = scan(index, [Path("d")], threads=1)
     assert [Path(path).name for path in found.unreadable] == ["shut"]

@@ -12,7 +12,8 @@ import pytest
 from loramerge.errors import FileError, MissingExtra, NotFound, UsageError
 from loramerge.library import hub
 from loramerge.library.hub import Hub, hub_reference
-from loramerge.library.lookup import files_of, find
+from loramerge.library.lookup import find
+from loramerge.library.patterns import files_of
 from loramerge.steps.references import parse_reference
 from tests.builders.logged import logged
 

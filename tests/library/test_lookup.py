@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from loramerge.errors import NotFound, UsageError
-from loramerge.library.lookup import bare, expand, find, is_adapter_folder, names_in_library
+from loramerge.library.lookup import find, names_in_library
+from loramerge.library.paths import bare, is_adapter_folder
+from loramerge.library.patterns import expand
 from loramerge.library.registry import Folder, NameRegistry
 
 

@@ -20,8 +20,9 @@ from loramerge.library import lookup
 from loramerge.library.entries import entries, entry
 from loramerge.library.index import Index, Own, open_index
 from loramerge.library.listings import Listings
-from loramerge.library.lookup import find, walk
+from loramerge.library.lookup import find
 from loramerge.library.overview import Glance, index_state, overview
+from loramerge.library.paths import walk
 from loramerge.library.registry import changed_registry, load_registry
 from loramerge.library.scanning import scan
 from loramerge.page import cards as cards_module

@@ -8,7 +8,7 @@ from typing import Any
 
 from loramerge.errors import RecipeError, UsageError, in_recipe
 from loramerge.events import Notify
-from loramerge.library.lookup import below
+from loramerge.library.paths import below
 from loramerge.page.actions import container, written
 from loramerge.page.places import Places
 from loramerge.parameters import parameters_of, value_of

@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from loramerge.library.lookup import below
+from loramerge.library.paths import below
 from loramerge.page.actions import action_of
 from loramerge.page.forms import forms
 from loramerge.page.server import answer, body_of, page_of

@@ -12,7 +12,7 @@ from typing import Any
 from loramerge.adapter import Adapter
 from loramerge.errors import sized
 from loramerge.families import FAMILIES
-from loramerge.library.lookup import bare
+from loramerge.library.paths import bare
 from loramerge.library.sidecars import sidecar_facts
 from loramerge.report.card import LICENSES, CardContent
 from loramerge.steps.parameters import Context

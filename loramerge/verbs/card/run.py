@@ -15,7 +15,8 @@ from loramerge.files.atomic import check_target
 from loramerge.files.folders import IMAGE_SUFFIXES
 from loramerge.files.reports import check_apart
 from loramerge.files.writer import write_bytes
-from loramerge.library.lookup import below, find
+from loramerge.library.lookup import find
+from loramerge.library.paths import below
 from loramerge.library.shipped import is_shipped
 from loramerge.library.sidecars import sidecars_of
 from loramerge.steps.inputs import read_adapter

@@ -12,7 +12,8 @@ from loramerge.adapter.load import load
 from loramerge.errors import FamilyError, FormatError, LoramergeError, Setting
 from loramerge.events import Warn
 from loramerge.files.forms import is_gguf
-from loramerge.library.lookup import below, files_of, is_adapter_folder, is_sharded
+from loramerge.library.paths import below, is_adapter_folder, is_sharded
+from loramerge.library.patterns import files_of
 from loramerge.records import record
 from loramerge.steps.parameters import Context, Verb
 from loramerge.verbs.inspect.adapters import inspect_adapter

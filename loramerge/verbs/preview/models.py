@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from loramerge.checkpoint.files import find_files
 from loramerge.events import Progress
-from loramerge.library.lookup import bare
+from loramerge.library.paths import bare
 from loramerge.library.shipped import shipped_name
 from loramerge.steps.inputs import base_path, family_of_file
 from loramerge.steps.parameters import Context

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from loramerge.library.lookup import bare
+from loramerge.library.paths import bare
 from loramerge.verbs.preview.parameters import Preview
 
 if TYPE_CHECKING:

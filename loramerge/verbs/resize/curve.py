@@ -11,7 +11,7 @@ from loramerge.algebra.arrays import check_device
 from loramerge.algebra.curve import CurvePoint, Loss, at_rank, at_size, ladder, spectra_of, worst
 from loramerge.algebra.outcome import SizeModel
 from loramerge.errors import Setting, UsageError, sized
-from loramerge.library.lookup import expand
+from loramerge.library.patterns import expand
 from loramerge.steps.adapters import budget, whole_size
 from loramerge.steps.outputs import output_of
 from loramerge.steps.parameters import Context
