@@ -43,6 +43,7 @@ __all__ = [
     "on_command_line",
     "sized",
     "spelled",
+    "suggestion",
 ]
 
 
@@ -106,6 +107,12 @@ def nearest(word: str, words: Iterable[str], likeness: float = 0.6) -> str | Non
         if matches := get_close_matches(word, alike[like], n=1, cutoff=likeness):
             return matches[0]
     return None
+
+
+def suggestion(word: str, words: Iterable[str]) -> str | None:
+    """Return `did you mean …?` with the word most like this one; None if none is close."""
+    close = nearest(word, words)
+    return f"did you mean {close}?" if close else None
 
 
 def listed(names: Sequence[str], most: int = 10) -> str:

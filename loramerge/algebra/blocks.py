@@ -15,7 +15,7 @@ from functools import cache
 from typing import Any
 
 from loramerge.adapter import Adapter, Site
-from loramerge.errors import UsageError, listed, nearest
+from loramerge.errors import UsageError, listed, suggestion
 from loramerge.families import Family
 from loramerge.families.blocks import FLUX_DOUBLE, FLUX_SINGLE, flux_blocks, unet_blocks
 
@@ -168,10 +168,9 @@ def preset(name: str) -> tuple[float, ...]:
         UsageError: if no preset has this name.
     """
     if name not in PRESETS:
-        close = nearest(name, PRESETS)
         raise UsageError(
             f"unknown preset {name!r}",
             expected=", ".join(PRESETS),
-            hint=f"did you mean {close}?" if close else None,
+            hint=suggestion(name, PRESETS),
         )
     return PRESETS[name]

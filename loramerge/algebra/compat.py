@@ -45,7 +45,7 @@ from loramerge.errors import (
     ShapeError,
     UnsupportedKind,
     UsageError,
-    nearest,
+    suggestion,
 )
 from loramerge.events import Notify, ignore
 from loramerge.files.tensors import ArrayTensor
@@ -149,11 +149,10 @@ def mix_like(
         NumericsError: if an input holds NaN or infinity.
     """
     if tool not in _TOOLS:
-        close = nearest(tool, COMPATS)
         raise UsageError(
             f"compat has no tool {tool!r}",
             expected=", ".join(COMPATS),
-            hint=f"did you mean {close}?" if close else None,
+            hint=suggestion(tool, COMPATS),
         )
     if not inputs:
         raise UsageError("mix needs at least one adapter")

@@ -21,7 +21,7 @@ from loramerge.algebra.blocks import (
     preset,
     unet_family,
 )
-from loramerge.errors import UsageError, nearest
+from loramerge.errors import UsageError, suggestion
 from loramerge.families import Family
 from loramerge.families.blocks import flux_blocks
 from loramerge.families.components import COMPONENT_WORDS
@@ -210,11 +210,10 @@ def values_of(
         elif key in _FIELDS:
             fields[key] = value
         else:
-            close = nearest(str(key), [*_FIELDS, *COMPONENT_WORDS])
             raise UsageError(
                 f"{where}: {key!r} is not a field of a {words[0]}",
                 expected=", ".join((*_FIELDS, *COMPONENT_WORDS)),
-                hint=f"did you mean {close}?" if close else None,
+                hint=suggestion(str(key), [*_FIELDS, *COMPONENT_WORDS]),
             )
     if "preset" in fields and "blocks" in fields:
         raise UsageError(f"{where}: give preset or blocks, not both")

@@ -18,7 +18,7 @@ from loramerge.checkpoint.quantisable import (
 )
 from loramerge.checkpoint.storage import Encoding
 from loramerge.checkpoint.storages import encodings, held
-from loramerge.errors import FormatError, UsageError, listed, nearest
+from loramerge.errors import FormatError, UsageError, listed, suggestion
 from loramerge.files.dtypes import DTYPES, PLAIN_FLOATS, is_float
 from loramerge.files.forms import GGUF
 from loramerge.files.gguf_heads import rows_of
@@ -116,11 +116,10 @@ def _encoding(word: str) -> Encoding:
     lower = {name.lower(): name for name in known} | short
     name = lower.get(word.strip().lower())
     if name is None:
-        close = nearest(word, known)
         raise UsageError(
             f"{word!r} is not a storage that can be written",
             expected=listed(list(known), 30),
-            hint=f"did you mean {close}?" if close else None,
+            hint=suggestion(word, known),
         )
     return known[name]
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from loramerge.dialects.spec import Dialect, Form, Fused, Stem, stem_table
 from loramerge.discovery import Registry
-from loramerge.errors import FormatError, nearest
+from loramerge.errors import FormatError, suggestion
 from loramerge.families import FAMILIES
 
 __all__ = [
@@ -60,9 +60,8 @@ def dialect(name: str) -> Dialect:
     try:
         return DIALECTS[name]
     except KeyError:
-        close = nearest(name, DIALECTS)
         raise FormatError(
             f"unknown dialect {name!r}",
             expected=", ".join(DIALECTS),
-            hint=f"did you mean {close}?" if close else None,
+            hint=suggestion(name, DIALECTS),
         ) from None

@@ -9,7 +9,7 @@ packages add families by the entry point `loramerge.families`.
 from __future__ import annotations
 
 from loramerge.discovery import Registry
-from loramerge.errors import FamilyError, nearest
+from loramerge.errors import FamilyError, suggestion
 from loramerge.families.spec import (
     Component,
     Family,
@@ -52,9 +52,8 @@ def family(name: str) -> Family:
     try:
         return FAMILIES[name]
     except KeyError:
-        close = nearest(name, FAMILIES)
         raise FamilyError(
             f"unknown family {name!r}",
             expected=", ".join(FAMILIES),
-            hint=f"did you mean {close}?" if close else None,
+            hint=suggestion(name, FAMILIES),
         ) from None

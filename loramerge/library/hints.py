@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from loramerge.errors import NotFound, nearest
+from loramerge.errors import NotFound, nearest, suggestion
 from loramerge.library.paths import SUFFIXES, bare, below
 from loramerge.library.registry import NameRegistry
 from loramerge.library.shipped import SHIPPED
@@ -20,8 +20,7 @@ _REPOSITORY = r"[\w.-]+/[\w.-]+"  # a name as those of Hugging Face
 
 def no_such_folder(name: str, path: Path, root: Path | None) -> NotFound:
     """Return the error about a folder that is not there, naming a similar one beside it."""
-    close = nearest(name, _siblings(name, root, whole=True))
-    hint = f"did you mean {close}?" if close else None
+    hint = suggestion(name, _siblings(name, root, whole=True))
     return NotFound("there is no such folder", file=path, hint=hint)
 
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import field
 from pathlib import Path
 
-from loramerge.errors import CorruptFile, FileError, NotFound, Setting, UsageError, nearest
+from loramerge.errors import CorruptFile, FileError, NotFound, Setting, UsageError, suggestion
 from loramerge.files.json_values import read_values
 from loramerge.records import record
 
@@ -139,10 +139,9 @@ class NameRegistry:
             NotFound: if there is none of this name.
         """
         if name not in self.bases:
-            close = nearest(name, self.bases)
             raise NotFound(
                 f"no base named {name!r} is registered",
-                hint=f"did you mean {close}?" if close else "loramerge base list shows them",
+                hint=suggestion(name, self.bases) or "loramerge base list shows them",
             )
         del self.bases[name]
 

@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from loramerge.errors import LoramergeError
+from loramerge.errors import LoramergeError, suggestion
 from loramerge.library.paths import below
 from loramerge.parameters import Parameter, parameters_of, value_of
 from loramerge.recipe.graph import find_cycle, ordered, reachable
 from loramerge.recipe.inputs import Input
-from loramerge.recipe.mistakes import Mistakes, Place, suggestion
+from loramerge.recipe.mistakes import Mistakes, Place
 from loramerge.recipe.names import Names
 from loramerge.recipe.saves import check_outputs, check_uses, save_path
 from loramerge.recipe.schema import Each, validate

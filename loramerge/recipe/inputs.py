@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from loramerge.errors import LoramergeError, Message, NotFound
+from loramerge.errors import LoramergeError, Message, NotFound, suggestion
 from loramerge.library.known import KnownFiles, digest_at
 from loramerge.library.paths import below
-from loramerge.recipe.mistakes import Mistakes, Place, suggestion
+from loramerge.recipe.mistakes import Mistakes, Place
 from loramerge.recipe.variables import substitute
 
 __all__ = ["Input", "read_inputs"]

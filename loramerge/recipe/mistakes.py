@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from loramerge.errors import LoramergeError, Message, RecipeError, in_recipe, nearest, spelled
+from loramerge.errors import LoramergeError, Message, RecipeError, in_recipe, spelled
 
-__all__ = ["Mark", "Mistakes", "Place", "suggestion"]
+__all__ = ["Mark", "Mistakes", "Place"]
 
 Place = tuple[str | int, ...]  # keys and positions from the top of the recipe
 
@@ -18,12 +18,6 @@ class Mark(NamedTuple):
 
     line: int
     column: int
-
-
-def suggestion(word: str, words: Iterable[str]) -> str | None:
-    """Return `did you mean …?` with the word most like this one; None if none is close."""
-    close = nearest(word, words)
-    return f"did you mean {close}?" if close else None
 
 
 @dataclass

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from loramerge.errors import LoramergeError, NotFound
+from loramerge.errors import LoramergeError, NotFound, suggestion
 from loramerge.library.lookup import find
 from loramerge.library.patterns import files_of
 from loramerge.recipe.inputs import Input
-from loramerge.recipe.mistakes import Mistakes, suggestion
+from loramerge.recipe.mistakes import Mistakes
 from loramerge.recipe.step import Step
 from loramerge.steps.parameters import Parameter
 from loramerge.steps.references import Reference

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from loramerge.errors import UsageError
+from loramerge.errors import UsageError, suggestion
 from loramerge.recipe.expand import expand
 from loramerge.recipe.inputs import Input, read_inputs
-from loramerge.recipe.mistakes import Mistakes, suggestion
+from loramerge.recipe.mistakes import Mistakes
 from loramerge.recipe.series import with_series
 from loramerge.recipe.step import read_steps
 from loramerge.recipe.task import Task

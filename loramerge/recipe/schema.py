@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 from loramerge import __version__
 from loramerge.algebra.rules import rules_of
 from loramerge.algebra.weights import Weight, weight_of
-from loramerge.errors import LoramergeError, UsageError
+from loramerge.errors import LoramergeError, UsageError, suggestion
 from loramerge.habits import advice_on_parameter
 from loramerge.parameters import checked, in_current_words, made_of
-from loramerge.recipe.mistakes import Mistakes, Place, suggestion
+from loramerge.recipe.mistakes import Mistakes, Place
 from loramerge.recipe.registry import known_verbs
 from loramerge.recipe.variables import as_text
 from loramerge.steps.parameters import Parameter, Verb, parameters_of

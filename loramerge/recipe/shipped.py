@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import loramerge
-from loramerge.errors import FileError, UsageError, nearest
+from loramerge.errors import FileError, UsageError, suggestion
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
@@ -60,11 +60,10 @@ def shipped_recipe(name: str) -> Shipped:
     known = {recipe.name: recipe for recipe in shipped_recipes()}
     wanted = name.removesuffix(_SUFFIX)
     if wanted not in known:
-        close = nearest(wanted, known)
         raise UsageError(
             f"no recipe {name!r} comes with loramerge",
             expected=", ".join(known),
-            hint=f"did you mean {close}?" if close else None,
+            hint=suggestion(wanted, known),
         )
     return known[wanted]
 

@@ -13,9 +13,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from loramerge.algebra.weights import shown_number
-from loramerge.errors import LoramergeError
+from loramerge.errors import LoramergeError, suggestion
 from loramerge.library.patterns import expand
-from loramerge.recipe.mistakes import Mistakes, Place, suggestion
+from loramerge.recipe.mistakes import Mistakes, Place
 
 __all__ = [
     "Case",

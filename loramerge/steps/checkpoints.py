@@ -10,7 +10,7 @@ from pathlib import Path
 from loramerge.adapter import Adapter
 from loramerge.adapter.metadata import RECIPE_KEY
 from loramerge.checkpoint import Checkpoint
-from loramerge.errors import UsageError, listed, nearest
+from loramerge.errors import UsageError, listed, suggestion
 from loramerge.families.components import COMPONENT_WORDS
 from loramerge.files.digest import PLACEHOLDER
 from loramerge.steps.inside import inputs_in, inside, total_of
@@ -129,11 +129,10 @@ def components_of(words: Sequence[str]) -> list[str]:
     found: list[str] = []
     for word in words:
         if word != "all" and word not in COMPONENT_WORDS:
-            close = nearest(word, COMPONENT_WORDS)
             raise UsageError(
                 f"{word!r} is not a component; only modules of components can be skipped",
                 expected=", ".join(("all", *COMPONENT_WORDS)),
-                hint=f"did you mean {close}?" if close else None,
+                hint=suggestion(word, COMPONENT_WORDS),
             )
         found += COMPONENT_WORDS.get(word, (word,))
     return found

@@ -16,7 +16,7 @@ from loramerge.errors import (
     Setting,
     UsageError,
     listed,
-    nearest,
+    suggestion,
 )
 from loramerge.library.known import KnownFiles, digest_at
 from loramerge.library.lookup import find
@@ -49,12 +49,11 @@ def require_inputs(recipe: Mapping[str, Any], given: Iterable[str], path: Path) 
     names = dict.fromkeys(_names(recipe))
     for name in given:
         if name not in names:
-            near = nearest(name, names)
             raise UsageError(
                 f"the recipe has no input {name!r}",
                 file=path,
                 expected=listed(list(names)) or None,
-                hint=f"did you mean {near}?" if near else None,
+                hint=suggestion(name, names),
             )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from loramerge.algebra.blocks import PRESETS
-from loramerge.errors import UsageError, nearest
+from loramerge.errors import UsageError, suggestion
 from loramerge.families.components import COMPONENT_WORDS
 from loramerge.steps.references import read_yaml
 
@@ -55,11 +55,10 @@ def rules_in_text(text: str, word: str) -> dict[str, Any]:
         elif name in COMPONENT_WORDS:
             _add(rules, name, _plain(value), text, word)
         else:
-            close = nearest(name, COMPONENT_WORDS)
             raise UsageError(
                 f"{word} {text!r}: {name!r} is not a component",
                 expected=f"{', '.join(COMPONENT_WORDS)}, or a pattern such as *attn*",
-                hint=f"did you mean {close}?" if close else f"as a pattern: *{name}*={value}",
+                hint=suggestion(name, COMPONENT_WORDS) or f"as a pattern: *{name}*={value}",
             )
     return rules
 

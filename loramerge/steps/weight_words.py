@@ -6,7 +6,7 @@ import re
 
 from loramerge.algebra.blocks import LENGTHS, PRESETS
 from loramerge.algebra.weights import Weight, shown_number
-from loramerge.errors import UsageError, nearest
+from loramerge.errors import UsageError, suggestion
 from loramerge.families.components import COMPONENT_WORDS
 
 __all__ = [
@@ -96,11 +96,10 @@ def component_in(word: str, value: str, text: str) -> dict[str, float]:
     """
     number = number_in(value)
     if word not in COMPONENT_WORDS:
-        close = nearest(word, COMPONENT_WORDS)
         raise UsageError(
             f"{text!r}: {word!r} is not a component",
             expected=", ".join(COMPONENT_WORDS),
-            hint=f"did you mean {close}?" if close else None,
+            hint=suggestion(word, COMPONENT_WORDS),
         )
     if number is None:
         raise UsageError(f"{text!r}: {value!r} is not a number")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from loramerge.algebra.ranks import RankRule
-from loramerge.errors import Setting, UsageError, listed, nearest
+from loramerge.errors import Setting, UsageError, listed, suggestion
 from loramerge.files.dtypes import DTYPES, dtype_of
 from loramerge.parameters import Bounds, Doc
 
@@ -86,11 +86,10 @@ def float_type(word: str | None, allowed: Sequence[str]) -> str | None:
     except UsageError:
         kind = None
     if kind not in words:
-        close = nearest(word, words.values())
         raise UsageError(
             f"{word!r} is not a type that can be written here",
             expected=listed(list(words.values())),
-            hint=f"did you mean {close}?" if close else None,
+            hint=suggestion(word, words.values()),
         )
     return kind
 
@@ -329,11 +328,10 @@ class WriteParameters:
             )
         asked = self.to or self.program
         if asked is not None and asked not in DIALECTS and asked not in PROGRAMS:
-            close = nearest(asked, (*DIALECTS, *PROGRAMS))
             raise UsageError(
                 f"{asked!r} is not a dialect",
                 expected=", ".join(DIALECTS),
-                hint=f"did you mean {close}?" if close else None,
+                hint=suggestion(asked, (*DIALECTS, *PROGRAMS)),
             )
         return asked
 

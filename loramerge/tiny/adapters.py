@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from loramerge.errors import UsageError, nearest
+from loramerge.errors import UsageError, suggestion
 from loramerge.tiny.build import as_tensor, tokens_of
 from loramerge.tiny.pictures import pipeline
 from loramerge.tiny.sprites import (
@@ -156,11 +156,10 @@ def make(
         LoramergeError: see `train.run.loop.advance` and `train.lora.saving.save_lora_weight`.
     """
     if name not in LESSONS:
-        close = nearest(name, LESSONS)
         raise UsageError(
             f"no lesson {name!r}",
             expected=", ".join(LESSONS),
-            hint=f"did you mean {close}?" if close else None,
+            hint=suggestion(name, LESSONS),
         )
     lesson, pipe = LESSONS[name], pipeline(base)
     teach(pipe, lesson, seed=seed, on_step=on_step)

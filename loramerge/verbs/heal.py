@@ -16,7 +16,7 @@ from loramerge.algebra.outcome import uncut
 from loramerge.algebra.proof import Proof
 from loramerge.algebra.ranks import RankRule
 from loramerge.algebra.terms import Term
-from loramerge.errors import AdapterError, Setting, UsageError, listed, nearest
+from loramerge.errors import AdapterError, Setting, UsageError, listed, suggestion
 from loramerge.steps.adapters import AdapterResult, write_result
 from loramerge.steps.batch import (
     FileParameters,
@@ -99,11 +99,10 @@ class HealSettings(WriteParameters):
         self.target(), self.float_type()
         for name in self.only:
             if name not in REPAIRS:
-                close = nearest(name, REPAIRS)
                 raise UsageError(
                     f"{name!r} is not a repair",
                     expected=listed(list(REPAIRS)),
-                    hint=f"did you mean {close}?" if close else None,
+                    hint=suggestion(name, REPAIRS),
                 )
 
 

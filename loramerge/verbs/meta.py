@@ -23,7 +23,7 @@ from loramerge.errors import (
     Setting,
     UsageError,
     listed,
-    nearest,
+    suggestion,
 )
 from loramerge.events import Note, Warn
 from loramerge.files.atomic import AtomicFolder
@@ -225,12 +225,11 @@ def _edited(before: Mapping[str, str], parameters: Meta, file: Path) -> dict[str
     for word in parameters.unset:
         gone = [word] if word in before else [key for key in before if fnmatchcase(key, word)]
         if not gone:
-            close = nearest(word, before)
             raise UsageError(
                 f"there is no entry {word!r}",
                 file=file,
                 found=listed(list(before), 8) or "no metadata",
-                hint=f"did you mean {close}?" if close else None,
+                hint=suggestion(word, before),
             )
         for key in gone:
             found.pop(key, None)

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from loramerge.adapter.formats.source import AdapterSource
-from loramerge.errors import FormatError, listed, nearest
+from loramerge.errors import FormatError, listed, suggestion
 
 __all__ = ["choose_named", "names_in", "split_name"]
 
@@ -41,12 +41,11 @@ def choose_named(source: AdapterSource, name: str) -> None:
     """
     names = names_in(source.tensors)
     if name not in names:
-        close = nearest(name, names)
         raise FormatError(
             f"the file holds no adapter of the name {name!r}",
             file=source.path,
             found=listed(names, 12) if names else "no names in its keys",
-            hint=f"did you mean {close}?" if close else None,
+            hint=suggestion(name, names),
         )
     kept = {}
     for key, tensor in source.tensors.items():

@@ -18,7 +18,7 @@ from typing import Any
 from loramerge.algebra.operator import NoParameters, Operator, Space
 from loramerge.algebra.statistics import ColumnProducts, Magnitude, Norm, Pool, Statistic, Variance
 from loramerge.discovery import Registry
-from loramerge.errors import LoramergeError, MissingFile, Setting, UsageError, listed, nearest
+from loramerge.errors import LoramergeError, MissingFile, Setting, UsageError, listed, suggestion
 
 __all__ = [
     "OPERATORS",
@@ -50,13 +50,11 @@ def find_operator(name: str) -> Operator:
         return OPERATORS[name]
     except KeyError:
         names = list(OPERATORS)
-    close = nearest(name, names)
     raise UsageError(
         f"{name!r} is not a known method",
         expected=listed(names, 40),
-        hint=f"did you mean {close}?"
-        if close
-        else ("choose one of these, or one of your own: ", Setting("operator", "FILE.py")),
+        hint=suggestion(name, names)
+        or ("choose one of these, or one of your own: ", Setting("operator", "FILE.py")),
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from loramerge.errors import AdapterError, UsageError, listed, nearest
+from loramerge.errors import AdapterError, UsageError, listed, nearest, suggestion
 from loramerge.train.lora.branch import supported
 
 __all__ = [
@@ -101,11 +101,10 @@ def find_preset(name: str) -> Preset:
     by_name = PRESETS | {alias: p for p in PRESETS.values() for alias in p.aliases}
     if name in by_name:
         return by_name[name]
-    close = nearest(name, by_name)
     raise UsageError(
         f"{name!r} is not a preset",
         expected=", ".join(by_name),
-        hint=f"did you mean {close}?" if close else None,
+        hint=suggestion(name, by_name),
     )
 
 

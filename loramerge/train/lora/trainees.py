@@ -14,7 +14,7 @@ from torch import nn
 
 from loramerge.adapter import Adapter, Delta, Full, Info, Site
 from loramerge.dialects.detection import NO_FAMILY, Detection
-from loramerge.errors import UsageError, listed, nearest
+from loramerge.errors import UsageError, listed, suggestion
 from loramerge.files.tensors import ArrayTensor
 from loramerge.train.lora.audit import GradientAudit
 from loramerge.train.lora.header import training_header
@@ -172,11 +172,10 @@ def chosen_modules(
     }
     for pattern in patterns:
         if not any(_below(path, pattern) for path in holders):
-            close = nearest(pattern, {part for path in holders for part in _ancestors(path)})
             raise UsageError(
                 f"no module matches {pattern!r}",
                 expected="a block such as up_blocks or up_blocks.1, or a pattern",
-                hint=f"did you mean {close}?" if close else None,
+                hint=suggestion(pattern, {part for path in holders for part in _ancestors(path)}),
             )
     chosen = {
         path: module

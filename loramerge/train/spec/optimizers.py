@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
-from loramerge.errors import MissingExtra, Setting, UsageError, nearest
+from loramerge.errors import MissingExtra, Setting, UsageError, suggestion
 from loramerge.train.spec.settings import Settings
 
 __all__ = [
@@ -238,11 +238,10 @@ def _found(called: str) -> Any:
     package = NAMES[called].package if called in NAMES else ""
     module, _, name = path.rpartition(".")
     if not module:
-        close = nearest(path, NAMES)
         raise UsageError(
             f"{path!r} is not an optimizer",
             expected=f"{', '.join(NAMES)}, or an import path such as torch.optim.AdamW",
-            hint=f"did you mean {close}?" if close else None,
+            hint=suggestion(path, NAMES),
         )
     try:
         return getattr(import_module(module), name)
