@@ -15,7 +15,10 @@ from loramerge.parameters import Bounds, Doc
 __all__ = [
     "ADAPTER_FLOATS",
     "BaseParameter",
+    "DryRun",
     "FairParameter",
+    "Force",
+    "OwnType",
     "RankParameters",
     "RankSeries",
     "UnknownParameter",
@@ -27,6 +30,16 @@ __all__ = [
 ]
 
 ADAPTER_FLOATS = ("F64", "F32", "F16", "BF16")  # the types adapters are written in
+
+DryRun = Annotated[bool, Doc("List what would change, and write nothing.", recipe=False)]
+Force = Annotated[bool, Doc("Replace an existing output.", ("--force", "-f"), recipe=False)]
+OwnType = Annotated[
+    str | None,
+    Doc(
+        "Float type to write: float32, float16, bfloat16 [default: every tensor's own].",
+        metavar="TYPE",
+    ),
+]
 
 _SMALLEST = 1000  # bytes; a smaller number lacks its unit
 _UNITS = {
@@ -304,9 +317,7 @@ class WriteParameters:
             metavar="TYPE",
         ),
     ] = None
-    force: Annotated[bool, Doc("Replace an existing output.", ("--force", "-f"), recipe=False)] = (
-        False
-    )
+    force: Force = False
 
     @property
     def says_how(self) -> bool:

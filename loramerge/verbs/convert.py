@@ -38,7 +38,13 @@ from loramerge.steps.proving import prove_written
 from loramerge.steps.references import Reference
 from loramerge.steps.sizes import stand_in
 from loramerge.steps.source import Source, open_source
-from loramerge.steps.writing import BaseParameter, RankParameters, UnknownParameter, WriteParameters
+from loramerge.steps.writing import (
+    BaseParameter,
+    OwnType,
+    RankParameters,
+    UnknownParameter,
+    WriteParameters,
+)
 
 __all__ = [
     "VERB",
@@ -58,13 +64,7 @@ _EMBEDDINGS = "embeddings"  # the word for them in --keep and --drop
 class ConvertSettings(RankParameters, BaseParameter, UnknownParameter, WriteParameters):
     """The parameters that say how adapters are converted, whether one or several."""
 
-    dtype: Annotated[
-        str | None,
-        Doc(
-            "Float type to write: float32, float16, bfloat16 [default: every tensor's own].",
-            metavar="TYPE",
-        ),
-    ] = None
+    dtype: OwnType = None
     to_lora: Annotated[
         bool,
         Doc(

@@ -33,7 +33,7 @@ from loramerge.steps.prediction import Prediction, predict_adapter
 from loramerge.steps.proving import prove_written
 from loramerge.steps.references import Reference
 from loramerge.steps.source import Source, open_source
-from loramerge.steps.writing import WriteParameters
+from loramerge.steps.writing import OwnType, WriteParameters
 
 __all__ = [
     "VERB",
@@ -51,13 +51,7 @@ __all__ = [
 class HealSettings(WriteParameters):
     """The parameters that say what is repaired, whether in one file or in several."""
 
-    dtype: Annotated[
-        str | None,
-        Doc(
-            "Float type to write: float32, float16, bfloat16 [default: every tensor's own].",
-            metavar="TYPE",
-        ),
-    ] = None
+    dtype: OwnType = None
     only: Annotated[
         tuple[str, ...],
         Doc(

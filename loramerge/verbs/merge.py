@@ -41,7 +41,7 @@ from loramerge.steps.taking import (
     stack_of,
     with_layers,
 )
-from loramerge.steps.writing import UnknownParameter, WeightParameters, float_type
+from loramerge.steps.writing import Force, UnknownParameter, WeightParameters, float_type
 from loramerge.stream.merge import merge as merge_checkpoints
 from loramerge.stream.merge import output_size
 from loramerge.stream.merge_plan import MergePlan, plan_merge
@@ -155,9 +155,7 @@ class Merge(CheckpointMethodParameters, WeightParameters, UnknownParameter):
             result=False,
         ),
     ] = False
-    force: Annotated[bool, Doc("Replace an existing output.", ("--force", "-f"), recipe=False)] = (
-        False
-    )
+    force: Force = False
 
     def settled(self) -> Merge:
         """Return the same with the weights of files in place, and no setting that is a default."""

@@ -32,7 +32,7 @@ from loramerge.steps.prediction import Prediction, predict_checkpoint
 from loramerge.steps.provenance import FileInput, Made, base_input, input_of, recipe_in
 from loramerge.steps.references import Reference, with_weight_files
 from loramerge.steps.unbake_result import UnbakeResult
-from loramerge.steps.writing import UnknownParameter, WeightParameters
+from loramerge.steps.writing import DryRun, Force, UnknownParameter, WeightParameters
 from loramerge.stream.bake import output_size
 from loramerge.stream.edits import BakePlan
 from loramerge.stream.likeness import likeness
@@ -105,12 +105,8 @@ class Unbake(WeightParameters, UnknownParameter):
             result=False,
         ),
     ] = False
-    dry_run: Annotated[bool, Doc("List what would change, and write nothing.", recipe=False)] = (
-        False
-    )
-    force: Annotated[bool, Doc("Replace an existing output.", ("--force", "-f"), recipe=False)] = (
-        False
-    )
+    dry_run: DryRun = False
+    force: Force = False
 
     def settled(self) -> Unbake:
         """Return these parameters with weights read from files."""

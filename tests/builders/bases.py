@@ -7,13 +7,11 @@ function makes the base and says what a bake must give.
 from __future__ import annotations
 
 import json
-import struct
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
 from loramerge.adapter import Adapter, Delta, Replacement
@@ -21,25 +19,12 @@ from loramerge.families.clip import Clip, clip_modules
 from loramerge.families.spec import Module
 from loramerge.families.unet import Unet, ldm_name, unet_modules
 from tests.builders.deltas import adapter, low_rank, rng
+from tests.builders.safetensors import STORAGE, read_safetensors, write_safetensors  # noqa: F401
 
 Array = np.ndarray[Any, Any]
 Weights = dict[str, Array]  # `unet.conv_in.weight` → array
 Files = dict[str, dict[str, Array]]  # file → tensors in order
 
-STORAGE = {
-    "F64": np.dtype("float64"),
-    "F32": np.dtype("float32"),
-    "F16": np.dtype("float16"),
-    "BF16": np.dtype(ml_dtypes.bfloat16),
-    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
-    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
-    "I64": np.dtype("int64"),
-    "I8": np.dtype("int8"),
-    "I32": np.dtype("int32"),
-    "U8": np.dtype("uint8"),
-    "F8_E8M0": np.dtype(ml_dtypes.float8_e8m0fnu),
-}
-_NAMES = {dtype: name for name, dtype in STORAGE.items()}
 # bits of the mantissa, smallest normal exponent
 _PRECISION = {
     "F32": (23, -126),
@@ -55,47 +40,6 @@ def ulp(values: Array, dtype: str) -> Array:
     bits, low = _PRECISION[dtype]
     exponent = np.floor(np.log2(np.maximum(np.abs(values.astype("float64")), 1e-300)))
     return np.asarray(2.0 ** (np.maximum(exponent, low) - bits))
-
-
-# ---- files
-
-
-def write_safetensors(
-    path: Path, tensors: Mapping[str, Array], metadata: Mapping[str, str] | None = None
-) -> None:
-    """Write a file in the order given, without loramerge."""
-    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
-    position = 0
-    for name, array in tensors.items():
-        stop = position + array.nbytes
-        header[name] = {
-            "dtype": _NAMES[array.dtype],
-            "shape": list(array.shape),
-            "data_offsets": [position, stop],
-        }
-        position = stop
-    raw = json.dumps(header).encode()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
-        file.write(struct.pack("<Q", len(raw)) + raw)
-        for array in tensors.values():
-            file.write(np.ascontiguousarray(array).tobytes())
-
-
-def read_safetensors(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
-    """Read tensors in the order of their data, and the metadata, without loramerge."""
-    raw = path.read_bytes()
-    (length,) = struct.unpack("<Q", raw[:8])
-    header = json.loads(raw[8 : 8 + length])
-    metadata = header.pop("__metadata__", {})
-    data = raw[8 + length :]
-    order = sorted(header.items(), key=lambda item: item[1]["data_offsets"])
-    return {
-        name: np.frombuffer(data[slice(*e["data_offsets"])], STORAGE[e["dtype"]]).reshape(
-            e["shape"]
-        )
-        for name, e in order
-    }, metadata
 
 
 # ---- architectures

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -18,11 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ml_dtypes import bfloat16
 
 from loramerge.families import FAMILIES, Module
 from loramerge.families.clip import Clip, clip_modules
 from loramerge.families.unet import Unet, unet_modules
+from tests.builders.safetensors import (  # noqa: F401
+    data_section,
+    read_safetensors,
+    safetensors_bytes,
+    sparse_safetensors,
+)
 
 Array = np.ndarray[Any, Any]
 
@@ -275,75 +279,6 @@ def make(
     """An adapter of every attention layer (or the modules given) in a dialect."""
     chosen = sayable(dialect, family, attention(family) if modules is None else modules)
     return spell(factors_for(chosen, **options), family, dialect)
-
-
-_NAMES = {
-    "float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "int64": "I64",
-    "int32": "I32", "int16": "I16", "int8": "I8", "uint64": "U64", "uint32": "U32", "uint16": "U16",
-    "uint8": "U8", "bool": "BOOL", "complex64": "C64",
-    "float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2",
-}  # fmt: skip
-_DTYPES: dict[str, Any] = {name: word for word, name in _NAMES.items()} | {"BF16": bfloat16}
-
-
-def safetensors_bytes(tensors: Mapping[str, Array], metadata: Mapping[str, str] = {}) -> bytes:
-    """The bytes of a safetensors file, tensors in the order given."""
-    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
-    data = b""
-    chunks, position = [], 0
-    for name, array in tensors.items():
-        raw = np.ascontiguousarray(array).tobytes()
-        header[name] = {
-            "dtype": _NAMES[array.dtype.name],
-            "shape": list(array.shape),
-            "data_offsets": [position, position + len(raw)],
-        }
-        chunks.append(raw)
-        position += len(raw)
-    head = json.dumps(header).encode()
-    data = b"".join(chunks)
-    return struct.pack("<Q", len(head)) + head + data
-
-
-def sparse_safetensors(path: Path, shapes: Mapping[str, Sequence[int]]) -> Path:
-    """Write a file of these shapes that takes no room: all values are zeros."""
-    header, offset = {}, 0
-    for name, shape in shapes.items():
-        size = 2 * int(np.prod(shape))
-        header[name] = {
-            "dtype": "BF16",
-            "shape": list(shape),
-            "data_offsets": [offset, offset + size],
-        }
-        offset += size
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        file.truncate(8 + len(text) + offset)
-    return path
-
-
-def read_safetensors(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
-    """Arrays and metadata of a file, read without loramerge."""
-    raw = path.read_bytes()
-    (length,) = struct.unpack("<Q", raw[:8])
-    header = json.loads(raw[8 : 8 + length])
-    metadata = header.pop("__metadata__", {})
-    arrays = {}
-    for name, entry in header.items():
-        start, stop = (8 + length + n for n in entry["data_offsets"])
-        arrays[name] = np.frombuffer(raw[start:stop], np.dtype(_DTYPES[entry["dtype"]])).reshape(
-            entry["shape"]
-        )
-    return arrays, metadata
-
-
-def data_section(path: Path) -> bytes:
-    """Everything after the header of a safetensors file."""
-    raw = path.read_bytes()
-    (length,) = struct.unpack("<Q", raw[:8])
-    return raw[8 + length :]
 
 
 def write(sample: Sample, path: Path) -> Path:

@@ -158,8 +158,8 @@ def complaints() -> Iterator[list[str]]:
 # --- loading -----------------------------------------------------------------------------------
 
 
-def load_as_pipelines_do(path: Path, family: str, *, header: bool = True) -> Models:
-    """Load a file the way diffusers' pipelines do, and merge it."""
+def as_pipelines_load(path: Path, family: str, *, header: bool = True) -> Models:
+    """Load a file the way diffusers' pipelines do."""
     loaders: Any = diffusers.loaders
     mixin = (
         loaders.StableDiffusionXLLoraLoaderMixin
@@ -179,6 +179,12 @@ def load_as_pipelines_do(path: Path, family: str, *, header: bool = True) -> Mod
     for component in models.keys() - {"unet"}:
         encoder = models[component]
         mixin.load_lora_into_text_encoder(state, text_encoder=encoder, prefix=component, **known)
+    return models
+
+
+def load_as_pipelines_do(path: Path, family: str, *, header: bool = True) -> Models:
+    """Load a file the way diffusers' pipelines do, and merge it."""
+    models = as_pipelines_load(path, family, header=header)
     for model in models.values():
         merge(model)
     return models

@@ -18,6 +18,7 @@ from tests.builders.models import stirred  # noqa: E402
 from tests.builders.samples import read_safetensors  # noqa: E402
 from tests.peers.test_diffusers_loads import (  # noqa: E402
     Models,
+    as_pipelines_load,
     complaints,  # noqa: F401
     originals,
 )
@@ -50,6 +51,8 @@ def trained(family: str, **options: Any) -> Models:
 @torch.no_grad()
 def outputs(models: Models, family: str) -> list[Any]:
     """What the UNet and each text encoder give for fixed inputs."""
+    for model in models.values():
+        model.eval()
     generator = torch.Generator().manual_seed(8)
     latents = torch.randn(2, 4, 8, 8, generator=generator)
     text = torch.randn(2, 5, 12, generator=generator)
@@ -62,26 +65,6 @@ def outputs(models: Models, family: str) -> list[Any]:
     return found + [
         models[name](tokens).last_hidden_state for name in sorted(models) if name != "unet"
     ]
-
-
-def as_pipelines_load(path: Path, family: str) -> Models:
-    loaders: Any = diffusers.loaders
-    mixin = (
-        loaders.StableDiffusionXLLoraLoaderMixin
-        if family == "sdxl"
-        else loaders.StableDiffusionLoraLoaderMixin
-    )
-    models = copy.deepcopy(originals(family))
-    state, alphas, metadata = mixin.lora_state_dict(
-        str(path), return_lora_metadata=True, unet_config=models["unet"].config
-    )
-    known = {"network_alphas": alphas, "metadata": metadata, "adapter_name": "ours"}
-    mixin.load_lora_into_unet(state, unet=models["unet"], **known)
-    for name in models.keys() - {"unet"}:
-        mixin.load_lora_into_text_encoder(state, text_encoder=models[name], prefix=name, **known)
-    for model in models.values():
-        model.eval()
-    return models
 
 
 @pytest.mark.long_tail(keep=1)

@@ -5,13 +5,41 @@ Source: the model specification 1.0.1 of Stability AI, and sd-scripts' `sai_mode
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from loramerge.adapter import Adapter, Delta, Info, Site
+from loramerge.dialects.detection import NO_FAMILY, Detection
 from loramerge.errors import UsageError
 from loramerge.families import Family
+from loramerge.train.lora.names import NAMING
 
-__all__ = ["training_header"]
+__all__ = ["trained_adapter", "training_header"]
 
 _PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v", "sample": None,
                 "flow_prediction": None}  # fmt: skip
+
+
+def trained_adapter(
+    deltas: Mapping[Site, Delta],
+    detection: Detection,
+    prediction: str | None,
+    metadata: Mapping[str, str],
+) -> Adapter:
+    """Return the adapter of trained deltas, with its header.
+
+    Args:
+        prediction: see `training_header`.
+        metadata: further entries of the header.
+
+    Raises:
+        UsageError: if this prediction type does not exist.
+    """
+    header = training_header(detection.family, prediction) | dict(metadata)
+    dialects: dict[str, int] = {}
+    if detection.naming is None:
+        dialects = {NAMING.name: len(deltas)}
+        header |= [NO_FAMILY]
+    return Adapter(deltas, info=Info(detection=detection, metadata=header, dialects=dialects))
 
 
 def training_header(family: Family | None, prediction: str | None = None) -> dict[str, str]:

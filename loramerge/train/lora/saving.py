@@ -14,14 +14,14 @@ from typing import Any
 
 import torch
 
-from loramerge.adapter import Adapter, Delta, Info, LowRank, Scale, Site
+from loramerge.adapter import Adapter, Delta, LowRank, Scale, Site
 from loramerge.adapter.encode import Encoded, encode
 from loramerge.adapter.kinds.dora import DoRA
 from loramerge.adapter.kinds.lora import as_lora
 from loramerge.adapter.load import load
 from loramerge.adapter.save import save, write_encoded
 from loramerge.dialects import DIALECTS
-from loramerge.dialects.detection import NO_FAMILY, Detection
+from loramerge.dialects.detection import Detection
 from loramerge.errors import AdapterError, NotExpressible, Setting, UnsupportedKind, listed
 from loramerge.events import Note, Notify, ignore
 from loramerge.families import family as family_of
@@ -29,7 +29,7 @@ from loramerge.files.dtypes import dtype_of
 from loramerge.files.tensors import ArrayTensor, Tensor
 from loramerge.files.writer import write_bytes
 from loramerge.train.lora.branch import Branch, weight_shape
-from loramerge.train.lora.header import training_header
+from loramerge.train.lora.header import trained_adapter
 from loramerge.train.lora.modules import Groups, attach_all, lora_layers, refuse_injected
 from loramerge.train.lora.names import (
     NAMING,
@@ -83,13 +83,7 @@ def lora_adapter(
         Site((canonical(component, path, detection.naming),)): _delta(path, layer)
         for (component, path), layer in layers.items()
     }
-    header = training_header(detection.family, prediction) | dict(metadata or {})
-    dialects: dict[str, int] = {}
-    if detection.naming is None:
-        dialects = {NAMING.name: len(deltas)}
-        header |= [NO_FAMILY]
-    info = Info(detection=detection, metadata=header, dialects=dialects)
-    return Adapter(deltas, info=info)
+    return trained_adapter(deltas, detection, prediction, metadata or {})
 
 
 def save_lora_weight(

@@ -12,14 +12,14 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from loramerge.adapter import Adapter, Delta, Full, Info, Site
-from loramerge.dialects.detection import NO_FAMILY, Detection
+from loramerge.adapter import Adapter, Delta, Full, Site
+from loramerge.dialects.detection import Detection
 from loramerge.errors import UsageError, listed, suggestion
 from loramerge.files.tensors import ArrayTensor
 from loramerge.train.lora.audit import GradientAudit
-from loramerge.train.lora.header import training_header
+from loramerge.train.lora.header import trained_adapter
 from loramerge.train.lora.modules import lora_layers
-from loramerge.train.lora.names import NAMING, canonical, detection_of
+from loramerge.train.lora.names import canonical, detection_of
 from loramerge.train.lora.saving import lora_adapter
 from loramerge.train.lora.weight_audit import WeightAudit
 from loramerge.train.spec.settings import Settings
@@ -148,13 +148,7 @@ class Weights:
             module = canonical(self._component, path, detection.naming)
             site = Site((module,), "weight" if name == "weight" else "bias")
             deltas[site] = Full.of(ArrayTensor(change), _ROLES[name, norm])
-        header = training_header(detection.family, prediction) | dict(metadata)
-        dialects: dict[str, int] = {}
-        if detection.naming is None:
-            dialects = {NAMING.name: len(deltas)}
-            header |= [NO_FAMILY]
-        info = Info(detection=detection, metadata=header, dialects=dialects)
-        return Adapter(deltas, info=info)
+        return trained_adapter(deltas, detection, prediction, metadata)
 
 
 def chosen_modules(

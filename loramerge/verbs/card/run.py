@@ -23,6 +23,7 @@ from loramerge.steps.inputs import read_adapter
 from loramerge.steps.parameters import Context, Doc, Verb
 from loramerge.steps.prediction import Prediction
 from loramerge.steps.shown import Shown
+from loramerge.steps.writing import Force
 
 __all__ = ["VERB", "Card", "CardResult", "card"]
 
@@ -64,9 +65,7 @@ class Card:
         Doc("Output path [default: README.md beside FILE].", ("--output", "-o"), "FILE",
             recipe=False, path=True),
     ] = None  # fmt: skip
-    force: Annotated[bool, Doc("Replace an existing output.", ("--force", "-f"), recipe=False)] = (
-        False
-    )
+    force: Force = False
 
 
 @dataclass(repr=False)

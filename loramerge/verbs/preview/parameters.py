@@ -11,6 +11,7 @@ from loramerge.errors import Setting, UsageError
 from loramerge.parameters import Bounds
 from loramerge.steps.parameters import Doc
 from loramerge.steps.references import Reference
+from loramerge.steps.writing import Force
 
 __all__ = ["Preview", "check_name"]
 
@@ -119,9 +120,7 @@ class Preview:
         Doc("PNG file to write [default: preview of the adapters].", ("--output", "-o"), "FILE",
             recipe=False, path=True),
     ] = None  # fmt: skip
-    force: Annotated[bool, Doc("Replace an existing output.", ("--force", "-f"), recipe=False)] = (
-        False
-    )
+    force: Force = False
 
     def check(self) -> None:
         """Refuse contradictory parameters before any file is opened.
