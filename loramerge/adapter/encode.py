@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from os import PathLike
 from pathlib import Path
 
@@ -212,7 +212,7 @@ def encode(
         words = words_for(roles.keys())
         for role, tensor in roles.items():
             unsaid = second is not None and site.component == second.name
-            key = None if unsaid else _key(adapter, site, role, target, words)
+            key = None if unsaid else _key(adapter, site, role, target, words, roles.keys())
             if key is None:
                 missing.append(f"{site.name} ({role})")
             elif key in pairs:
@@ -272,15 +272,29 @@ def _conformed(adapter: Adapter, site: Site, delta: Delta) -> Delta:
     return delta.conformed(module.shape) if module is not None else delta
 
 
-def _key(adapter: Adapter, site: Site, role: str, target: Dialect, words: Words) -> str | None:
+def _key(
+    adapter: Adapter, site: Site, role: str, target: Dialect, words: Words, roles: Iterable[str]
+) -> str | None:
+    """Return the key of a role of a site, or None if the dialect has none.
+
+    Args:
+        roles: all that are written of the site.
+    """
     known = adapter.info.spelling.get((site, role))
     naming = adapter.info.detection.naming
     if naming is None or is_opaque(site, naming):
         return opaque_key(adapter, site, role, target, words)
     # what a file of another dialect spells as this one does may be that dialect's own variant:
     # `lora_te2_` is OneTrainer's word for the T5 of Flux, and kohya's for nothing there
-    if adapter.info.dialect == target.name and known is not None and known[0] == target.name:
-        return known[1]
+    if adapter.info.dialect == target.name:
+        if known is not None and known[0] == target.name:
+            return known[1]
+        # an alpha that the file lacks has the stem of its factors, which may have several spellings
+        for other in roles:
+            name, key = adapter.info.spelling.get((site, other), ("", ""))
+            beside = target.beside(key, other, role, words) if name == target.name else None
+            if beside is not None:
+                return beside
     return target.key(naming, site.modules, role, words)
 
 

@@ -208,6 +208,19 @@ class Dialect:
                 return stem + suffixes[0]
         return None
 
+    def beside(self, key: str, role: str, wanted: str, words: Words = NO_WORDS) -> str | None:
+        """Return the key to write for a role beside the key of another, or None if there is none.
+
+        Args:
+            key: of `role`, as a file spells it.
+        """
+        for form in self.forms:
+            ends = form.spelled(words)
+            suffix = next((end for end in ends.get(role, ()) if key.endswith(end)), None)
+            if suffix and form.written and ends.get(wanted):
+                return key.removesuffix(suffix) + ends[wanted][0]
+        return None
+
     def stem(self, family: Family, modules: tuple[str, ...]) -> Stem | None:
         """Return the stem of a site, or None if the dialect writes no such site."""
         for stem, form in _written(self, family).get(modules, ()):
