@@ -92,7 +92,7 @@ CONVERTERS = (
         for name in ("flux2-dev", "flux2-klein-4b", "flux2-klein-9b")
     ),
     Converter("_convert_non_diffusers_lumina2_lora_to_diffusers", "lumina2", "comfyui",
-              "layers|refiner"),
+              "layers|refiner", but=r"^text_enc"),
     Converter("_convert_non_diffusers_z_image_lora_to_diffusers", "z-image", "comfyui"),
     Converter("_convert_non_diffusers_z_image_lora_to_diffusers", "z-image", "kohya"),
     # of the refiner's attention it cuts the factor that is not to be cut; the embedders have other
@@ -273,7 +273,7 @@ NEW = (
     "ltx-video", "ltx-video-13b", "anima", "cosmos2-14b", "ltx-2", "krea2", "qwen-image-21",
     "chroma", "ideogram4", "minimax-h3", "ernie-image", "hidream-i1", "flux3", "auraflow",
     "kandinsky5", "cogvideox", "cogview4", "pixart", "ovis-image",
-    "cosmos3", "ace-step", "mochi",
+    "cosmos3", "ace-step", "mochi", "omnigen2", "hidream-o1",
 )  # fmt: skip
 
 
