@@ -15,7 +15,7 @@ from loramerge.families.beside import sort_of
 from loramerge.files.dtypes import is_float
 from loramerge.files.tensors import Tensor
 
-__all__ = ["Match", "matching"]
+__all__ = ["Found", "Match", "matching"]
 
 # of a component's parameters must be there for it to be taken; some families list those of several
 # networks, of which the smallest have less than half

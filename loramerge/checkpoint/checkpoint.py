@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 
-from loramerge.checkpoint.candidates import Match, matching
+from loramerge.checkpoint.candidates import Found, Match, matching
 from loramerge.checkpoint.files import CheckpointFiles, find_files
 from loramerge.checkpoint.generic import model_class, named_tensors, network_tensors
 from loramerge.checkpoint.language import gguf_modules
@@ -98,7 +98,7 @@ def open_checkpoint(path: str | PathLike[str]) -> Checkpoint:
     """
     files = find_files(Path(path))
     model = model_class(Path(path))
-    found = matching(files) if model is None or model in _encoder_classes() else []
+    found = _matching(files, model)
     if not found and model is not None:
         named = named_tensors(files)
         slots = {key: [Place(*where)] for key, where in named.items()}
@@ -127,6 +127,24 @@ def open_checkpoint(path: str | PathLike[str]) -> Checkpoint:
     reason = f"{match.matched} parameters match by name, {match.exact} by shape too"
     families, parts = zip(*tied, strict=True)
     return Checkpoint(Path(path), files, families, reason, match.layouts, match.slots, parts)
+
+
+def _matching(files: CheckpointFiles, model: str | None) -> list[Found]:
+    """Return the families that a checkpoint may be of.
+
+    Args:
+        model: the class of transformers that its configuration names. It decides, except where a
+            family's text encoder, or its network, is of this class.
+    """
+    if model is None or model in _encoder_classes():
+        return matching(files)
+    if not any(_is_network(model, family) for family in FAMILIES.values()):
+        return []
+    return [found for found in matching(files) if _is_network(model, found[1])]
+
+
+def _is_network(model: str, family: Family) -> bool:
+    return family.classes.get("transformer") == model
 
 
 def _encoder_classes() -> set[str]:

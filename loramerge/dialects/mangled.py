@@ -1,4 +1,4 @@
-"""Detect files whose names have underscores where their dialect has dots, at some levels.
+"""Detect files whose names have underscores where their dialect has dots, or the other way round.
 
 No program reads such names as they are, so the result says which family they resemble.
 """
@@ -28,7 +28,7 @@ def _path(dialect: str, stem: str) -> str:
 
 
 def detect_mangled(groups: Sequence[Group], shapes: Shapes) -> Detection | None:
-    """Return the result for a file that has underscores where its dialect has dots, or None.
+    """Return the result for a file that has underscores for dots, or dots for underscores, or None.
 
     With underscores for all dots its modules are those of a family, shapes included.
     """
@@ -55,11 +55,13 @@ def detect_mangled(groups: Sequence[Group], shapes: Shapes) -> Detection | None:
             for name in {group.dialect for group in groups} | _DOTTED
             for stem in stem_table(DIALECTS[name], family)
         }
-        odd = sum(path not in dotted for _, path, _ in known)
+        odd = [path for _, path, _ in known if path not in dotted]
         if odd:
+            dots = max(path.count(".") for path in odd) > max(path.count(".") for path in dotted)
+            here, there = ("dots", "underscores") if dots else ("underscores", "dots")
             says = (
-                f"resembles {family.name}, but {odd} of {len(groups)} modules have underscores where "
-                "its names have dots"
+                f"resembles {family.name}, but {len(odd)} of {len(groups)} modules have {here} where "
+                f"its names have {there}"
             )
             return Detection((), says, (family.name,), mangled=True)
     return None

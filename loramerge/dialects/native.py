@@ -97,11 +97,18 @@ def spell_native(
         spelled_by = {c for c in {component for component, _ in known} if prefixes(family, c)}
         spelled_so = [pair for pair in known if pair[0] in spelled_by]
         for component, name, target in native_names(family, spelled_so):
-            for spelled in filter(None, (own.get(name), name, aliases.get(name))):
+            for spelled in filter(None, (_renamed(own, name), name, aliases.get(name))):
                 for prefix in prefixes(family, component):
                     yield prefix + (spelled.replace(".", "_") if flat else spelled), target
 
     return stems
+
+
+def _renamed(own: Mapping[str, str], name: str) -> str | None:
+    """Return the name that a dialect has for an original one, None where it has no other."""
+    first, dot, rest = name.partition(".")
+    beginning = own.get(first + dot)
+    return own.get(name) if beginning is None else beginning + rest
 
 
 def spell_parts(prefixes: Prefixes) -> Stems:

@@ -177,7 +177,8 @@ class Family:
         prefixes: dialect → component → what stands before its names, the first is written; where
             nothing is said, the dialect's own usual ones.
         original_in: dialects that name the UNet as the single file does.
-        renamed: dialect → original name → the name that it has there; both are read.
+        renamed: dialect → original name, or the first level of names (`model.`) → what it has there
+            for it; both are read.
         heads: beginnings of names without a component, in the single file and in diffusers.
         marks: dialect → further beginnings of stems that only it writes for this family.
         sign: pattern that some name of every adapter and checkpoint of the family has; where none

@@ -7,6 +7,7 @@ paths, and `native_slots` where the original single file stores each of their pa
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import NamedTuple
 
@@ -25,6 +26,7 @@ __all__ = [
     "norm",
     "same",
     "transformer_spellings",
+    "with_one_name",
 ]
 
 
@@ -124,6 +126,19 @@ def expand(stacks: Sequence[Stack], sizes: Mapping[str, int]) -> Iterator[Module
             for row in stack.rows:
                 shape = tuple(sizes[d] if isinstance(d, str) else d for d in row.dims)
                 yield Module(head + row.name, row.layer, shape, row.bias)
+
+
+def with_one_name(stacks: Sequence[Stack]) -> tuple[Stack, ...]:
+    """Return the stacks of a network whose original has the names of diffusers, and fuses nothing."""
+    return tuple(
+        replace(stack, native=stack.name, rows=tuple(map(_with_one_name, stack.rows)))
+        for stack in stacks
+    )
+
+
+def _with_one_name(row: Row) -> Row:
+    native = Native(row.name, weight="" if row.layer == "matrix" else ".weight")
+    return row._replace(native=native)
 
 
 def heads(stacks: Sequence[Stack]) -> tuple[str, ...]:

@@ -33,6 +33,7 @@ from loramerge.adapter.save import save
 from loramerge.dialects import DIALECTS
 from loramerge.dialects.programs import READERS
 from loramerge.errors import LoramergeError, NotExpressible
+from loramerge.families import FAMILIES
 from tests.clients import written
 from tests.clients.readers.job import Array
 
@@ -69,6 +70,7 @@ class Case(NamedTuple):
 def _cases(program: str, family: str, folder: Path) -> dict[str, Case]:
     """Every kind in every dialect of which the table speaks."""
     found = {}
+    usual = FAMILIES[family].common_dialect
     reads = [r for r in READERS[program].reads if family in r.families]
     for dialect in sorted({d for r in reads for d in r.dialects}):
         barred = "|".join(r.refuses for r in reads if dialect in r.dialects and r.refuses)
@@ -77,7 +79,7 @@ def _cases(program: str, family: str, folder: Path) -> dict[str, Case]:
                 path = folder / f"{dialect} {kind}{name}.safetensors"
                 if adapter.deltas:
                     try:
-                        save(adapter, path, to=None if dialect == "kohya" else dialect)
+                        save(adapter, path, to=None if dialect == usual else dialect)
                     except (NotExpressible, LoramergeError):
                         continue
                     found[path.stem] = Case(path, dialect, adapter)

@@ -38,7 +38,7 @@ FAMILIES = {
     "kohya": ("sd15", "sd21", "sdxl", "flux1", "sd3", "sd35-medium", "sd35-large", "lumina2", "anima"),
     "lycoris": ("sd15", "sdxl", "flux1", "sd3", "lumina2", "wan", "hunyuan-video", "qwen-image"),
     "musubi": ("wan", "hunyuan-video", "qwen-image", "flux1", "flux2-dev", "flux2-klein-4b",
-               "flux2-klein-9b", "z-image"),
+               "flux2-klein-9b", "z-image", "hidream-o1"),
     "ai_toolkit": ("sd15", "sdxl", "flux1", "sd3", "lumina2", "qwen-image", "z-image"),
     "onetrainer": ("sd15", "sdxl", "sd3", "sd35-medium", "flux1", "flux2-klein-4b", "qwen-image",
                    "z-image", "hunyuan-video", "anima"),

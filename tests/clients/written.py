@@ -221,13 +221,18 @@ def _deltas(name: str, module: Module, kind: str) -> Iterator[tuple[Any, Delta]]
             yield "weight", made
 
 
+# what ComfyUI saves, which no trainer's network is called like
+_NOT_OF_TRAINERS = {"hidream-o1": frozenset({"comfyui"})}
+
+
 def _network(family: str) -> Iterator[tuple[str, Spelling]]:
     """Each component of the single file, and how programs on the original's code name it."""
     seconds = {one.name for one in FAMILIES[family].components if one.second_of}
     for component, spellings in FAMILIES[family].spellings.items():
         if component.startswith("text_encoder") or component in seconds:
             continue
-        layout = "comfyui" if any(s.layout == "comfyui" for s in spellings) else spellings[0].layout
+        known = {s.layout for s in spellings} - _NOT_OF_TRAINERS.get(family, frozenset())
+        layout = "comfyui" if "comfyui" in known else spellings[0].layout
         yield (
             component,
             min((s for s in spellings if s.layout == layout), key=lambda s: len(s.prefix)),

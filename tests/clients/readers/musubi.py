@@ -28,6 +28,18 @@ BLOCKS: dict[str, tuple[str, dict[str, str]]] = {
         {r"double_blocks\.\d+": "DoubleStreamBlock", r"single_blocks\.\d+": "SingleStreamBlock"},
     ),
 }
+BLOCKS["hidream-o1"] = (
+    "lora_hidream_o1",
+    {
+        r"model\.language_model\.layers\.\d+": "Qwen3VLTextDecoderLayer",
+        r"model\.visual\.blocks\.\d+": "Qwen3VLVisionBlock",
+        r"model\.visual\.(?:merger|deepstack_merger_list\.\d+)": "Qwen3VLVisionPatchMerger",
+        r"model\.visual\.patch_embed": "Qwen3VLVisionPatchEmbed",
+        r"model\.x_embedder": "BottleneckPatchEmbed",
+        r"model\.final_layer2": "FinalLayer",
+        r"model\.t_embedder1": "TimestepEmbedder",
+    },
+)
 FLUX2 = ("flux2-dev", "flux2-klein-4b", "flux2-klein-9b")
 BLOCKS |= dict.fromkeys(FLUX2, ("lora_flux_2", BLOCKS["flux1"][1]))
 

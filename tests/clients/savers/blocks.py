@@ -41,4 +41,12 @@ ORIGINAL: Mapping[str, Mapping[str, str]] = {
         r"double_blocks\.\d+": "MMDoubleStreamBlock", r"single_blocks\.\d+": "MMSingleStreamBlock",
     },
     "qwen-image": {r"transformer_blocks\.\d+": "QwenImageTransformerBlock"},
+    "hidream-o1": {
+        r"model\.language_model\.layers\.\d+": "Qwen3VLTextDecoderLayer",
+        r"model\.visual\.blocks\.\d+": "Qwen3VLVisionBlock",
+        r"model\.visual\.(?:merger|deepstack_merger_list\.\d+)": "Qwen3VLVisionPatchMerger",
+        r"model\.visual\.patch_embed": "Qwen3VLVisionPatchEmbed",
+        r"model\.x_embedder": "BottleneckPatchEmbed", r"model\.final_layer2": "FinalLayer",
+        r"model\.t_embedder1": "TimestepEmbedder",
+    },
 }  # fmt: skip

@@ -22,5 +22,6 @@ PROGRAM = Program(
             tried=("lora",),
         ),
         Reads(("kohya",), ("wan",), ("lora",), r"^(?!transformer\.blocks\.)", tried=("lora",)),
+        Reads(("kohya",), ("hidream-o1",), ("lora",), r"\.lm_head$", tried=("lora",)),
     ),
 )
