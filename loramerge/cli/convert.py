@@ -5,7 +5,7 @@ from __future__ import annotations
 from loramerge.cli import show
 from loramerge.cli.command import verb_command
 from loramerge.cli.files import files_render
-from loramerge.steps.batch import FileOutcome
+from loramerge.steps.batch_result import FileOutcome
 from loramerge.verbs.convert import VERB, ConvertResult
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from loramerge.cli import show
 from loramerge.cli.show import Render
-from loramerge.steps.batch import FileOutcome, FilesResult
+from loramerge.steps.batch_result import FileOutcome, FilesResult
 
 __all__ = ["files_render"]
 

@@ -7,7 +7,7 @@ from loramerge.cli import show
 from loramerge.cli.command import verb_command
 from loramerge.cli.files import files_render
 from loramerge.errors import listed
-from loramerge.steps.batch import FileOutcome
+from loramerge.steps.batch_result import FileOutcome
 from loramerge.verbs.heal import VERB, HealResult
 
 _MOST = 3  # modules of one repair that are named

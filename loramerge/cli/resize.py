@@ -9,7 +9,7 @@ from loramerge.cli.bars import BarColumn
 from loramerge.cli.command import verb_command
 from loramerge.cli.files import files_render
 from loramerge.cli.layout import shortened
-from loramerge.steps.batch import FileOutcome
+from loramerge.steps.batch_result import FileOutcome
 from loramerge.verbs.resize import VERB, CurveResult, ResizeResult
 
 _NAME = 40  # characters of a name of a module in the table of several files

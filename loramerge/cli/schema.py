@@ -19,7 +19,7 @@ def command(as_json: bool, json_file: str | None) -> None:
     In an editor with a YAML language server, a first line
     `# yaml-language-server: $schema=recipe.schema.json` is enough.
     """
-    from loramerge.recipe.schema import json_schema
+    from loramerge.recipe.json_schema import json_schema
 
     schema = json_schema()
     emit(schema, as_json or not json_file, json_file, lambda: None)

@@ -1,22 +1,20 @@
-"""Validation of steps by pydantic models made from the verbs' parameters, and the JSON Schema."""
+"""Validation of steps, by pydantic models that are made from the verbs' parameters."""
 
 from __future__ import annotations
 
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from loramerge import __version__
 from loramerge.algebra.rules import rules_of
 from loramerge.algebra.weights import Weight, weight_of
 from loramerge.errors import LoramergeError, UsageError, suggestion
 from loramerge.habits import advice_on_parameter
 from loramerge.parameters import checked, in_current_words, made_of
 from loramerge.recipe.mistakes import Mistakes, Place
-from loramerge.recipe.registry import known_verbs
 from loramerge.recipe.variables import as_text
 from loramerge.steps.parameters import Parameter, Verb, parameters_of
 from loramerge.steps.references import Reference, parse_reference
@@ -24,7 +22,9 @@ from loramerge.steps.references import Reference, parse_reference
 if TYPE_CHECKING:
     from pydantic import BaseModel, ValidationInfo
 
-__all__ = ["Each", "json_schema", "validate"]
+__all__ = ["TEXT", "Each", "model_of", "validate"]
+
+TEXT = {"type": "string"}  # in the JSON Schema
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def validate(
     from pydantic import ValidationError
 
     content = in_current_words(verb.parameters, content)
-    model = _model(verb)
+    model = model_of(verb)
     words, stated = [one.word for one in _parameters(verb)], set(content)
     while True:
         try:
@@ -83,7 +83,7 @@ def _parameters(verb: Verb) -> list[Parameter]:
     return [one for one in parameters_of(verb.parameters, installed=True) if one.doc.recipe]
 
 
-def _model(verb: Verb) -> type[BaseModel]:
+def model_of(verb: Verb) -> type[BaseModel]:
     """Return the model of a verb with the parameters and choices that are known by now."""
     fields = _parameters(verb)
     choices = [None if one.doc.choices is None else tuple(one.doc.choices()) for one in fields]
@@ -164,7 +164,7 @@ def _or_number(inner: Any, one: Parameter) -> Any:
         return text
 
     number = "integer" if one.doc.number is int else "number"
-    schema = {"anyOf": [_TEXT, {"type": number}]}
+    schema = {"anyOf": [TEXT, {"type": number}]}
     return Annotated[inner, BeforeValidator(read), WithJsonSchema(schema)]
 
 
@@ -283,84 +283,3 @@ def _note(error: Any, verb: Verb, words: list[str], place: Place, mistakes: Mist
         mistakes.add((*where, "="), f"{word}: expected {expected}, found {found!r}"
                      if isinstance(error["input"], str)
                      else f"{word}: expected {expected}, found {found}")  # fmt: skip
-
-
-_VARIABLE = {"type": "string", "pattern": r"\$\{"}
-_TEXT = {"type": "string"}
-
-
-def json_schema() -> dict[str, Any]:
-    """Return the JSON Schema of recipes; any value may also be a variable, as text."""
-    verbs: dict[str, Any] = {}
-    definitions: dict[str, Any] = {}
-    for verb in known_verbs().values():
-        schema = _model(verb).model_json_schema(by_alias=True)
-        definitions |= schema.pop("$defs", {})
-        for name, one in schema.get("properties", {}).items():
-            schema["properties"][name] = _or_variable(
-                _or_several(one) if name in verb.series else one
-            )
-        verbs[verb.name] = schema
-    step = {
-        "type": "object",
-        "properties": verbs | {"save": _TEXT | {"description": "File to write."}},
-        "oneOf": [{"required": [name]} for name in verbs],
-        "additionalProperties": False,
-    }
-    pinned = {
-        "type": "object",
-        "properties": {
-            "path": _TEXT,
-            "sha256": {"type": "string", "pattern": "^[0-9a-fA-F]{64}$"},
-            "recipe": {
-                "type": "object",
-                "description": "The recipe that makes it, for when it is not found.",
-            },
-        },
-        "required": ["path"],
-        "additionalProperties": False,
-    }
-    values = {"anyOf": [{"type": "array"}, {"type": "object", "properties": {"files": _TEXT},
-              "required": ["files"], "additionalProperties": False}]}  # fmt: skip
-    schema = {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": f"A recipe of loramerge {__version__}",
-        "type": "object",
-        "properties": {
-            "version": {"const": 1},
-            "vars": {"type": "object"},
-            "inputs": {"type": "object", "additionalProperties": {"anyOf": [_TEXT, pinned]}},
-            "sweep": {
-                "anyOf": [
-                    {"type": "object", "additionalProperties": values},
-                    {"type": "array", "items": {"type": "object"}, "minItems": 1},
-                ]
-            },
-            "steps": {"type": "object", "additionalProperties": step, "minProperties": 1},
-        },
-        "required": ["version", "steps"],
-        "additionalProperties": False,
-    }
-    return schema | ({"$defs": definitions} if definitions else {})
-
-
-def _or_several(schema: dict[str, Any]) -> dict[str, Any]:
-    """Return the schema of a value that may also be a list of such values."""
-    one = [part for part in _options({"anyOf": schema["anyOf"]}) if part != {"type": "null"}]
-    items = one[0] if len(one) == 1 else {"anyOf": one}
-    several = {"type": "array", "items": items, "minItems": 1}
-    return schema | {"anyOf": [*schema["anyOf"], several]}
-
-
-def _or_variable(schema: dict[str, Any]) -> dict[str, Any]:
-    about: dict[str, Any] = {
-        key: schema[key] for key in ("description", "default", "title") if key in schema
-    }
-    rest = {key: value for key, value in schema.items() if key not in about}
-    if any(part.get("type") == "string" and len(part) == 1 for part in _options(rest)):
-        return schema
-    return {"anyOf": [*_options(rest), _VARIABLE], **about}
-
-
-def _options(schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    yield from schema["anyOf"] if set(schema) == {"anyOf"} else (schema,)

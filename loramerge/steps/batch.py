@@ -1,4 +1,4 @@
-"""Verbs on several files: which files, one after the other, and the table of results.
+"""Verbs on several files: which files, and one after the other.
 
 A verb that turns one adapter into another, or into several, describes its work in a `FileWork`;
 `in_batch` does it for every given file. With a single file errors are raised; with several they
@@ -22,7 +22,8 @@ from loramerge.files.copying import copy_whole
 from loramerge.files.tables import check_table, write_table
 from loramerge.library.paths import bare
 from loramerge.library.patterns import expand
-from loramerge.steps.adapters import AdapterResult, write_result
+from loramerge.steps.adapters import write_result
+from loramerge.steps.batch_result import COLUMNS, FileOutcome, FilesResult, Result
 from loramerge.steps.outputs import Output, output_of
 from loramerge.steps.parameters import Context, Doc
 from loramerge.steps.references import Reference
@@ -30,16 +31,13 @@ from loramerge.steps.source import Source, open_source
 from loramerge.steps.writing import WriteParameters
 
 __all__ = [
-    "FileOutcome", "FileParameters", "FileWork", "FilesResult", "OneFile", "for_one_file", "in_batch",
+    "FileParameters",
+    "FileWork",
+    "OneFile",
+    "for_one_file",
+    "in_batch",
     "one_by_one",
-]  # fmt: skip
-
-_COLUMNS = (
-    "file", "output", "status", "size_before", "size_after", "norm_kept", "relative_error",
-    "worst_module", "worst_error", "reason",
-)  # fmt: skip
-_THERE = ("done", "kept", "copied")  # statuses of files whose output exists
-_TOP = ("relative_error", "norm_kept", "scale_applied", "worst")  # figures one file has at the top
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +89,6 @@ class OneFile(Protocol):
 
 
 One = TypeVar("One", bound=OneFile)
-Result = TypeVar("Result", bound=AdapterResult)
 
 
 def for_one_file(several: Any, settings: type[Any], kind: Callable[..., One], path: Path) -> One:
@@ -130,67 +127,6 @@ class FileWork(Generic[One, Result]):
     copy_rest: bool = False
 
 
-@dataclass
-class FileOutcome(Generic[Result]):
-    """The outcome of one of several files.
-
-    Args:
-        status: `done`, `kept` (already there), `skipped` (not wanted), `copied` (instead) or `failed`.
-        result: of what was computed; of several files without the adapter, which is in its file.
-    """
-
-    path: str
-    status: str
-    output: str | None = None
-    result: Result | None = None
-    size_before: int | None = None
-    reason: str | None = None
-    exit_code: int = 0
-    parameters: Any = None  # that made the result
-
-    def row(self) -> list[Any]:
-        """Return the file's line in the CSV table."""
-        r = self.result
-        worst = r.worst if r and r.worst else (None, None)
-        return [
-            self.path, self.output, self.status, self.size_before, r.size if r else None,
-            r.norm_kept if r else None, r.relative_error if r else None, *worst, self.reason,
-        ]  # fmt: skip
-
-    def json(self, figures: Sequence[str]) -> dict[str, Any]:
-        """Return this file's object in `--json`; keys are always present, null if not computed."""
-        found = {} if self.result is None else self.result.json()
-        return {
-            "path": self.path,
-            "status": self.status,
-            "output": self.output,
-            "size_before": self.size_before,
-            **{name: found.get(name) for name in figures},
-            "reason": self.reason,
-        }
-
-
-@dataclass
-class FilesResult(Generic[Result]):
-    """The outcome of every file."""
-
-    files: list[FileOutcome[Result]]
-    figures: Sequence[str] = field(default=())
-
-    @property
-    def exit_code(self) -> int:
-        """The code of the first failure, 0 if none."""
-        return next((f.exit_code for f in self.files if f.exit_code), 0)
-
-    def json(self) -> dict[str, Any]:
-        """Return the object that `--json` prints; one file's figures also stand at the top."""
-        outputs = [f.output for f in self.files if f.output and f.status in _THERE]
-        first = self.files[0].json(self.figures) if len(self.files) == 1 else {}
-        figures = {name: first[name] for name in _TOP if name in first}
-        files = [f.json(self.figures) for f in self.files]
-        return {"outputs": outputs, **figures, "files": files}
-
-
 def in_batch(
     parameters: FileParameters, work: FileWork[One, Result], context: Context
 ) -> FilesResult[Result]:
@@ -226,7 +162,7 @@ def in_batch(
     ]
     result = FilesResult(done, work.figures)
     if parameters.results:
-        write_table(Path(parameters.results), _COLUMNS, [file.row() for file in result.files])
+        write_table(Path(parameters.results), COLUMNS, [file.row() for file in result.files])
     return result
 
 

@@ -16,11 +16,11 @@ import torch
 
 from loramerge.errors import UsageError, suggestion
 from loramerge.tiny.build import as_tensor, tokens_of
+from loramerge.tiny.drawing import draw
 from loramerge.tiny.pictures import pipeline
 from loramerge.tiny.sprites import (
     BACKGROUNDS,
     Sprite,
-    draw,
     random_sprite,
     random_zuzu,
     some_of,

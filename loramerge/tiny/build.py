@@ -24,7 +24,8 @@ from loramerge.files.reader import TensorFile
 from loramerge.files.tensors import ArrayTensor
 from loramerge.files.writer import write_bytes, write_tensors
 from loramerge.tiny import networks
-from loramerge.tiny.sprites import doodle, draw, sprites
+from loramerge.tiny.drawing import doodle, draw
+from loramerge.tiny.sprites import sprites
 from loramerge.tiny.stages import Stage
 from loramerge.train.models.objective import Noising
 from loramerge.train.spec.seeds import generator_of

@@ -17,7 +17,8 @@ from loramerge.files.atomic import check_target
 from loramerge.files.writer import write_bytes
 from loramerge.report.pictures import png_bytes
 from loramerge.tiny.adapters import Pairs, zuzu_pictures
-from loramerge.tiny.sprites import ZUZU, draw
+from loramerge.tiny.drawing import draw
+from loramerge.tiny.sprites import ZUZU
 
 __all__ = ["ORDINARY", "write_folders", "write_pictures"]
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from loramerge.tiny.drawing import draw, silhouette
 from loramerge.tiny.sprites import (
     BACKGROUNDS,
     COLOURS,
@@ -27,8 +28,6 @@ from loramerge.tiny.sprites import (
     SIZES,
     ZUZU,
     Sprite,
-    draw,
-    silhouette,
 )
 
 __all__ = ["Look", "agreement", "character", "dotted", "look", "outlined", "teal"]

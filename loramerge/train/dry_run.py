@@ -24,7 +24,7 @@ from loramerge.train.drawing.prior import drawing_seconds, foreseen
 from loramerge.train.memory.budget import Rung
 from loramerge.train.memory.estimate import Estimate, Shape, estimate, shape_of
 from loramerge.train.memory.needs import PHASES, Needs
-from loramerge.train.models.pipeline import load_tokenizers
+from loramerge.train.models.loading import load_tokenizers
 from loramerge.train.models.refusals import refuse_large
 from loramerge.train.models.texts import count_tokens
 from loramerge.train.preamble import arrange_images, require_possible

@@ -5,7 +5,7 @@ from __future__ import annotations
 from loramerge.events import Notify, Warn, ignore
 from loramerge.train.dataset.arrange import Arranged, arrange
 from loramerge.train.drawing.prior import Wanted, report_prior, wanted
-from loramerge.train.models.pipeline import architecture_at
+from loramerge.train.models.recognised import architecture_at
 from loramerge.train.models.refusals import refuse_misfits
 from loramerge.train.run.board import require_tensorboard
 from loramerge.train.spec.optimizers import fast, ready, slow

@@ -26,7 +26,7 @@ from loramerge.train.device.threads import torch_threads
 from loramerge.train.device.workers import Workers, begin_workers
 from loramerge.train.drawing.samples import SampleSheet
 from loramerge.train.lora.starting import start_from
-from loramerge.train.models.pipeline import load_pipeline
+from loramerge.train.models.loading import load_pipeline
 from loramerge.train.models.texts import Texts, encode, read_whole
 from loramerge.train.preamble import require_possible
 from loramerge.train.prepare import (

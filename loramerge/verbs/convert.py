@@ -25,12 +25,12 @@ from loramerge.files.spool import spool_for
 from loramerge.steps.adapters import AdapterResult, budget, whole_size, write_result
 from loramerge.steps.batch import (
     FileParameters,
-    FilesResult,
     FileWork,
     for_one_file,
     in_batch,
     one_by_one,
 )
+from loramerge.steps.batch_result import FilesResult
 from loramerge.steps.outputs import Output, output_of
 from loramerge.steps.parameters import Context, Doc, ForFiles, Verb
 from loramerge.steps.prediction import Prediction, predict_adapter

@@ -20,12 +20,12 @@ from loramerge.errors import AdapterError, Setting, UsageError, listed, suggesti
 from loramerge.steps.adapters import AdapterResult, write_result
 from loramerge.steps.batch import (
     FileParameters,
-    FilesResult,
     FileWork,
     for_one_file,
     in_batch,
     one_by_one,
 )
+from loramerge.steps.batch_result import FilesResult
 from loramerge.steps.inputs import require_whole
 from loramerge.steps.outputs import Output, output_of
 from loramerge.steps.parameters import Context, Doc, ForFiles, Verb

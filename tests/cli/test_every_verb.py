@@ -12,7 +12,7 @@ import loramerge.verbs
 from loramerge.cli import show
 from loramerge.cli.commands import command_named, render_named, summaries
 from loramerge.cli.main import group, main
-from loramerge.recipe.schema import json_schema
+from loramerge.recipe.json_schema import json_schema
 from loramerge.verbs import known_verbs
 from tests.docs import reference
 

@@ -200,8 +200,8 @@ def _recipe_words() -> dict[str, tuple[str, ...]]:
     from loramerge.cli.plan import command as plan
     from loramerge.cli.run import command as run_command
     from loramerge.recipe import inputs, recipe
+    from loramerge.recipe.json_schema import json_schema
     from loramerge.recipe.registry import known_verbs
-    from loramerge.recipe.schema import json_schema
 
     verbs = json_schema()["properties"]["steps"]["additionalProperties"]["properties"]
     flags = {

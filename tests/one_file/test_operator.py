@@ -16,7 +16,7 @@ import pytest
 import loramerge as lm
 from loramerge.algebra.operators import OPERATORS, find_operator, load_file
 from loramerge.errors import UsageError
-from loramerge.recipe.schema import json_schema
+from loramerge.recipe.json_schema import json_schema
 from tests.builders import small_models
 from tests.builders.bases import read_safetensors as read_checkpoint
 from tests.builders.samples import read_safetensors

@@ -13,9 +13,9 @@ import pytest
 from loramerge.cli.main import group
 from loramerge.errors import RecipeError, UsageError
 from loramerge.parameters import checked
+from loramerge.recipe.json_schema import json_schema
 from loramerge.recipe.recipe import recipe_of
 from loramerge.recipe.registry import known_verbs
-from loramerge.recipe.schema import json_schema
 from loramerge.recipe.text import parse_text
 from loramerge.steps.parameters import Doc, parameters_of
 

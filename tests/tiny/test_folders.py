@@ -15,8 +15,9 @@ from PIL import Image
 from loramerge.errors import OutputExists
 from loramerge.tiny.__main__ import main
 from loramerge.tiny.adapters import SEEN, zuzu_pictures
+from loramerge.tiny.drawing import draw
 from loramerge.tiny.folders import write_folders
-from loramerge.tiny.sprites import ZUZU, draw
+from loramerge.tiny.sprites import ZUZU
 from loramerge.train.dataset.scan import scan
 
 

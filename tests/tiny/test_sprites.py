@@ -14,6 +14,7 @@ pytest.importorskip("torch")
 pytest.importorskip("PIL")
 
 from loramerge.tiny import score, sprites
+from loramerge.tiny.drawing import doodle, draw
 from loramerge.tiny.sprites import (
     BACKGROUNDS,
     COLOURS,
@@ -22,7 +23,6 @@ from loramerge.tiny.sprites import (
     SIZES,
     ZUZU,
     Sprite,
-    draw,
     random_sprite,
     random_zuzu,
 )
@@ -82,7 +82,7 @@ def test_pictures_are_small_and_differ_by_every_attribute() -> None:
 
 
 def test_doodles_repeat_and_are_no_sprites() -> None:
-    one, same, other = (sprites.doodle(random.Random(seed)) for seed in (1, 1, 2))
+    one, same, other = (doodle(random.Random(seed)) for seed in (1, 1, 2))
     assert np.array_equal(one, same)
     assert not np.array_equal(one, other)
 

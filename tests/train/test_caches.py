@@ -29,8 +29,9 @@ from loramerge.train.dataset.images import fitted, opened, pixels  # noqa: E402
 from loramerge.train.dataset.scan import Dataset, scan  # noqa: E402
 from loramerge.train.models.clip import clip_tokens  # noqa: E402
 from loramerge.train.models.latents import Latents  # noqa: E402
+from loramerge.train.models.loading import load_pipeline, load_tokenizers  # noqa: E402
 from loramerge.train.models.objective import Noising  # noqa: E402
-from loramerge.train.models.pipeline import Pipeline, load_pipeline, load_tokenizers  # noqa: E402
+from loramerge.train.models.pipeline import Pipeline  # noqa: E402
 from loramerge.train.models.texts import Texts, count_tokens, encode, read_whole  # noqa: E402
 from loramerge.train.run.examples import Examples, time_ids  # noqa: E402
 from tests.builders.pictures import folder_of  # noqa: E402

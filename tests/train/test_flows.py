@@ -25,8 +25,9 @@ from loramerge.train.drawing.sampling import Drawing, draw  # noqa: E402
 from loramerge.train.lora.applied import applied  # noqa: E402
 from loramerge.train.lora.modules import lora_layers  # noqa: E402
 from loramerge.train.models.architectures.flux import packed, unpacked  # noqa: E402
+from loramerge.train.models.loading import load_pipeline  # noqa: E402
 from loramerge.train.models.objective import Flow  # noqa: E402
-from loramerge.train.models.pipeline import Pipeline, load_pipeline  # noqa: E402
+from loramerge.train.models.pipeline import Pipeline  # noqa: E402
 from loramerge.train.models.registry import architecture_of_denoiser  # noqa: E402
 from loramerge.train.models.texts import Texts, encode  # noqa: E402
 from loramerge.train.run.batches import Batch, shuffled  # noqa: E402

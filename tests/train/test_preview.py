@@ -19,7 +19,7 @@ from loramerge.steps.parameters import Context  # noqa: E402
 from loramerge.steps.references import parse_reference  # noqa: E402
 from loramerge.train.drawing.sampling import Drawing, draw, guided  # noqa: E402
 from loramerge.train.lora.applied import applied  # noqa: E402
-from loramerge.train.models.pipeline import load_pipeline  # noqa: E402
+from loramerge.train.models.loading import load_pipeline  # noqa: E402
 from loramerge.train.models.texts import Texts  # noqa: E402
 from loramerge.verbs.preview import Preview, PreviewResult, preview  # noqa: E402
 from tests.builders.pictures import Image, picture  # noqa: E402

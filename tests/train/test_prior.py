@@ -22,7 +22,7 @@ from loramerge.train.device.workers import Workers  # noqa: E402
 from loramerge.train.drawing import prior  # noqa: E402
 from loramerge.train.drawing.prior import draw_prior, wanted, without_trigger  # noqa: E402
 from loramerge.train.drawing.sampling import Drawing, draw  # noqa: E402
-from loramerge.train.models.pipeline import load_pipeline  # noqa: E402
+from loramerge.train.models.loading import load_pipeline  # noqa: E402
 from loramerge.train.models.texts import Texts, read_whole  # noqa: E402
 from loramerge.train.spec.spec import Data, Prior  # noqa: E402
 from loramerge.verbs.train.run import train  # noqa: E402

@@ -18,7 +18,7 @@ from loramerge.errors import UsageError  # noqa: E402
 from loramerge.events import Warn  # noqa: E402
 from loramerge.steps.parameters import Context  # noqa: E402
 from loramerge.steps.provenance import RECIPE_KEY, recipe_in  # noqa: E402
-from loramerge.train.models import pipeline as pipelines  # noqa: E402
+from loramerge.train.models import loading as pipelines  # noqa: E402
 from loramerge.train.models.architectures.sd import ARCHITECTURE  # noqa: E402
 from loramerge.train.models.objective import Flow, Noising  # noqa: E402
 from loramerge.train.models.schedules import (  # noqa: E402
@@ -83,7 +83,7 @@ def test_keys_and_header_of_a_single_file_tell_what_it_predicts(tmp_path: Path) 
     path.write_bytes(
         safetensors_bytes({k: np.zeros(0, "float32") for k in ("v_pred", "ztsnr")}, {})
     )
-    assert pipelines._told(path, "sd21") == both
+    assert pipelines._schedule_facts(path, "sd21") == both
     noising = Noising.of(predicting(scheduler("epsilon"), None, both))
     assert noising.prediction == "v_prediction" and float(noising.alphas[-1]) == 0.0
     assert Noising.of(predicting(scheduler("epsilon"), "v")).prediction == "v_prediction"

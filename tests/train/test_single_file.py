@@ -22,7 +22,7 @@ from loramerge.steps.parameters import Context  # noqa: E402
 from loramerge.train.models import clip_vocabulary  # noqa: E402
 from loramerge.train.models.architecture import Network  # noqa: E402
 from loramerge.train.models.clip_vocabulary import vocabulary  # noqa: E402
-from loramerge.train.models.pipeline import load_pipeline  # noqa: E402
+from loramerge.train.models.loading import load_pipeline  # noqa: E402
 from loramerge.train.models.registry import architecture_of_family  # noqa: E402
 from loramerge.train.models.schedules import config_of_keys  # noqa: E402
 from loramerge.train.models.single import configured  # noqa: E402

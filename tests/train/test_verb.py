@@ -24,7 +24,7 @@ from loramerge.errors import (  # noqa: E402
 from loramerge.events import Progress, Warn  # noqa: E402
 from loramerge.files.run_log import read_log  # noqa: E402
 from loramerge.steps.parameters import Context  # noqa: E402
-from loramerge.train.models.pipeline import load_pipeline  # noqa: E402
+from loramerge.train.models.loading import load_pipeline  # noqa: E402
 from loramerge.verbs.train.parameters import Train  # noqa: E402
 from loramerge.verbs.train.result import TrainResult  # noqa: E402
 from loramerge.verbs.train.run import train, trained  # noqa: E402

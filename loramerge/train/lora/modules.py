@@ -11,20 +11,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
 from torch import nn
 
 from loramerge.errors import AdapterError, NumericsError, UsageError, listed
-from loramerge.events import Note, Notify, Warn, ignore
-from loramerge.train.lora.branch import Branch, attach, detach, full_rank
+from loramerge.events import Notify, ignore
+from loramerge.train.lora.branch import Branch, attach, detach
+from loramerge.train.lora.choosing import check_numbers, choice_of, note_clamped, plan_of
 from loramerge.train.lora.targets import (
-    Preset,
     chosen_layers,
-    find_preset,
-    last_match,
     lineage_of,
 )
 from loramerge.train.spec.settings import Init
@@ -94,18 +91,18 @@ def inject_trainable_lora(
         UsageError: for an invalid value, an unknown preset, or a pattern that matches nothing.
         AdapterError: if the model has a LoRA already, or no layer is chosen.
     """
-    _check_numbers(r, dropout_p, init, rank_pattern or {}, alpha, alpha_pattern or {})
+    check_numbers(r, dropout_p, init, rank_pattern or {}, alpha, alpha_pattern or {})
     if decompose and dropout_p:
         raise UsageError("DoRA takes no dropout, which would change the norms", found=dropout_p)
     refuse_injected(model)
-    choice = _choice(preset, target_replace_module, include)
+    choice = choice_of(preset, target_replace_module, include)
     patterns = [*(rank_pattern or {}), *(alpha_pattern or {})]
     layers = chosen_layers(model, choice, include, exclude, patterns)
     plans = [
-        _plan(name, layer, r, alpha, rank_pattern or {}, alpha_pattern or {}, rslora)
+        plan_of(name, layer, r, alpha, rank_pattern or {}, alpha_pattern or {}, rslora)
         for name, layer in layers.items()
     ]
-    _note_clamped(plans, notify)
+    note_clamped(plans, notify)
     branches = {
         plan.name: Branch(
             plan.layer,
@@ -260,94 +257,6 @@ def attach_all(model: nn.Module, branches: Mapping[str, Branch]) -> tuple[Groups
     for name, branch in branches.items():
         attach(layers[name], branch)
     return [list(branch.parts) for branch in branches.values()], list(branches)
-
-
-# --- choosing ----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Plan:
-    name: str
-    layer: nn.Module
-    asked: int
-    rank: int
-    alpha: float
-
-
-def _choice(
-    name: str | None, classes: Iterable[str] | None, include: Sequence[str]
-) -> Preset | None:
-    if classes is not None:
-        if name is not None or isinstance(classes, str):
-            raise UsageError(
-                "give a preset or a list of classes, not both"
-                if name is not None
-                else "target_replace_module is a list or a set of class names",
-                found=classes,
-            )
-        return Preset("classes", tuple(sorted(classes)), "linear")
-    if name is not None:
-        return find_preset(name)
-    return None if include else find_preset("attn")
-
-
-def _plan(
-    name: str,
-    layer: nn.Module,
-    r: int,
-    alpha: float | None,
-    ranks: Mapping[str, int],
-    alphas: Mapping[str, float],
-    rslora: bool,
-) -> _Plan:
-    """Return rank and alpha of a layer; a rank that is clamped keeps the scale that was asked for."""
-    asked = last_match(ranks, name, r)
-    rank = min(asked, full_rank(layer))
-    stated = last_match(alphas, name, alpha)
-    if stated is None:
-        return _Plan(name, layer, asked, rank, float(rank))
-    ratio = rank / asked
-    return _Plan(name, layer, asked, rank, stated * (math.sqrt(ratio) if rslora else ratio))
-
-
-def _note_clamped(plans: Sequence[_Plan], notify: Notify) -> None:
-    clamped = [f"{p.name} {p.asked} → {p.rank}" for p in plans if p.rank != p.asked]
-    if clamped:
-        kind = Warn if len(clamped) == len(plans) else Note  # then it is no low rank anywhere
-        every = (
-            "any layer"
-            if kind is Warn
-            else f"{len(clamped)} layers"
-            if len(clamped) > 1
-            else "1 layer"
-        )
-        notify(kind(f"the rank is more than {every} can hold: {listed(clamped, 5)}"))
-
-
-def _check_numbers(
-    r: object,
-    dropout: float,
-    init: str,
-    ranks: Mapping[str, object],
-    alpha: float | None,
-    alphas: Mapping[str, float],
-) -> None:
-    for what, rank in {"r": r, **ranks}.items():
-        if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
-            raise UsageError(
-                f"the rank {what} is not a positive whole number",
-                found=rank,
-                hint=None
-                if isinstance(rank, (int, float))
-                else "classes are given as target_replace_module=",
-            )
-    for what, value in {"alpha": alpha, **alphas}.items():
-        if value is not None and not (math.isfinite(value) and value > 0):
-            raise UsageError(f"{what} is not a positive number", found=value)
-    if not 0 <= dropout < 1:
-        raise UsageError("dropout_p is not a probability below 1", found=dropout)
-    if init not in ("kaiming", "gaussian"):
-        raise UsageError("no such initialisation", expected="kaiming, gaussian", found=init)
 
 
 def _merged(name: str, layer: Any, weight: float) -> Any:

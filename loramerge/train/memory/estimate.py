@@ -22,7 +22,7 @@ from loramerge.train.lora.modules import inject_trainable_lora, lora_layers
 from loramerge.train.lora.names import canonical, detection_of
 from loramerge.train.lora.trainees import chosen_modules
 from loramerge.train.models.architecture import Architecture, Config
-from loramerge.train.models.pipeline import class_of, quietly
+from loramerge.train.models.libraries import class_of, quietly
 from loramerge.train.models.registry import architecture_of_pipeline
 from loramerge.train.spec.spec import Spec
 

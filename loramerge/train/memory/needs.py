@@ -29,7 +29,7 @@ from loramerge.train.lora.modules import inject_trainable_lora, remove_lora
 from loramerge.train.memory.budget import Choice
 from loramerge.train.memory.estimate import Shape, denoiser_of, forward_of, made_trainable, shape_of
 from loramerge.train.memory.held import bytes_of, call_peak, checkpointed, kept_and_peak, step_peak
-from loramerge.train.models.pipeline import class_of, quietly
+from loramerge.train.models.libraries import class_of, quietly
 from loramerge.train.models.tiles import TILE
 from loramerge.train.spec.optimizers import optimizer_memory
 from loramerge.train.spec.spec import Spec

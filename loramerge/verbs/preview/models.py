@@ -54,7 +54,7 @@ def load_model(name: str, parameters: Preview, context: Context, device: Any) ->
 def _loaded(name: str, parameters: Preview, context: Context) -> Pipeline:
     import torch
 
-    from loramerge.train.models.pipeline import load_pipeline
+    from loramerge.train.models.loading import load_pipeline
 
     path = base_path(name, context)
     config = None if parameters.config is None else base_path(parameters.config, context)

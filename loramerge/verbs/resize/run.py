@@ -18,7 +18,8 @@ from loramerge.errors import LoramergeError, Setting
 from loramerge.events import Note, Warn
 from loramerge.files.spool import spool_for
 from loramerge.steps.adapters import AdapterResult, budget, whole_size, write_result
-from loramerge.steps.batch import FilesResult, FileWork, in_batch
+from loramerge.steps.batch import FileWork, in_batch
+from loramerge.steps.batch_result import FilesResult
 from loramerge.steps.outputs import Output, output_of
 from loramerge.steps.parameters import Context, ForFiles, Verb
 from loramerge.steps.prediction import Prediction, predict_adapter
