@@ -37,7 +37,7 @@ _CELLS = ("adapter", "family", "rank", "size", "trigger words", "rating")
 )
 @click.option("--missing", is_flag=True, help="Only files that are gone.")
 @click.option("--most", type=click.IntRange(1), metavar="N", default=50, show_default=True,
-              help="How many to list. --json has all.")  # fmt: skip
+              help="Number of adapters to list; --json has all.")  # fmt: skip
 def search(
     words: tuple[str, ...],
     family: str | None,
@@ -50,9 +50,9 @@ def search(
 ) -> None:
     """List the indexed adapters that have all WORDs.
 
-    The best come first; without a WORD all are listed. Words are the beginnings of those in names,
-    trigger words, tags, families, comments, sidecars, and your own tags and notes. The first digits
-    of a hash are found, too.
+    The best come first; without a WORD all are listed. A WORD is the beginning of a word in the name,
+    trigger words, tags, family, comment, sidecars, or your own tags and notes, or the first digits of
+    a hash.
     """
     from loramerge.library import functions
 
@@ -139,7 +139,7 @@ def _render(one: Entry) -> None:
                epilog="Example: loramerge library similar style")  # fmt: skip
 @click.argument("file", metavar="FILE")
 @click.option("--most", type=click.IntRange(1, 1000), metavar="N", default=10, show_default=True,
-              help="How many to list.")  # fmt: skip
+              help="Number of adapters to list.")  # fmt: skip
 def similar(file: str, most: int, as_json: bool, json_file: str | None, quiet: bool) -> None:
     """List the indexed adapters nearest to FILE.
 
@@ -179,7 +179,7 @@ def _render_similar(found: Sequence[Resembling]) -> None:
 @click.command("duplicates", params=[*json_options(), _QUIET],
                epilog="Example: loramerge library duplicates")  # fmt: skip
 @click.option("--most", type=click.IntRange(1), metavar="N", default=2000, show_default=True,
-              help="How many pairs that may be copies are compared exactly.")  # fmt: skip
+              help="Number of likely pairs of copies that are compared exactly.")  # fmt: skip
 def duplicates(most: int, as_json: bool, json_file: str | None, quiet: bool) -> None:
     """List copies among the indexed adapters.
 

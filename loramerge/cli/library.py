@@ -46,7 +46,7 @@ def command() -> None:
     "--holds",
     type=click.Choice(HOLDS),
     default="both",
-    help="What FOLDER holds: adapters, bases, or both of them [default: both].",
+    help="Content of FOLDER: adapters, bases, or both [default: both].",
 )
 def add(folders: tuple[str, ...], comfyui: str | None, a1111: str | None, holds: str) -> None:
     """Add folders to the library."""

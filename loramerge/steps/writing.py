@@ -22,6 +22,7 @@ __all__ = [
     "RankParameters",
     "RankSeries",
     "UnknownParameter",
+    "UsualDialect",
     "WriteParameters",
     "float_type",
     "memory_in_bytes",
@@ -33,6 +34,14 @@ ADAPTER_FLOATS = ("F64", "F32", "F16", "BF16")  # the types adapters are written
 
 DryRun = Annotated[bool, Doc("List what would change, and write nothing.", recipe=False)]
 Force = Annotated[bool, Doc("Replace an existing output.", ("--force", "-f"), recipe=False)]
+UsualDialect = Annotated[
+    str | None,
+    Doc(
+        "Dialect to write [default: the one that most programs read for the family].",
+        metavar="DIALECT",
+        completes="dialects",
+    ),
+]
 OwnType = Annotated[
     str | None,
     Doc(
@@ -247,9 +256,10 @@ class FairParameter:
     fair: Annotated[
         bool,
         Doc(
-            "Keep the adapter that loses most as whole as possible, so that a quiet one is not lost "
-            "beside a loud one; without this the error of the whole is smallest. With --rank, "
-            "--conv-rank, --max-size, or --max-error, which then limits the loss of each adapter."
+            "Choose what is cut so that the adapter that loses most loses as little as possible: a "
+            "quiet one is not lost beside a loud one. Without this the error of the sum is smallest. "
+            "Needs --rank, --conv-rank, --max-size, or --max-error, which then limits the loss of "
+            "each adapter."
         ),
     ] = False
 

@@ -27,8 +27,8 @@ __all__ = ["VERB", "AdapterDiff", "CheckpointDiff", "Diff", "DiffResult", "diff"
 class Diff:
     """Compare the changes (ΔW) of two adapters of any dialect and rank, or two checkpoints.
 
-    The checkpoints are of one family, in any layouts and types. Both are read once, in blocks; what is
-    stored in the same bytes is not computed with.
+    The checkpoints are of one family, in any layouts and types. Both are read once, in blocks; tensors
+    of the same bytes need no computing.
     """
 
     a: Annotated[Reference, Doc("First adapter or checkpoint.", ("A",), None, "models")]
@@ -41,9 +41,9 @@ class Diff:
         float,
         Bounds(ge=0),
         Doc(
-            "Relative distance up to which the two count as the same; 0.002 is rounding to half. Of "
-            "checkpoints it holds for every tensor, and those that differ by rounding to their types "
-            "alone count as the same, too, unless it is 0."
+            "Relative distance up to which the two count as the same; 0.002 is rounding to half. For "
+            "checkpoints it applies to each tensor; unless it is 0, tensors that differ only by "
+            "rounding to their types count as the same, too."
         ),
     ] = ROUNDED
 

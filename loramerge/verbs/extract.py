@@ -25,7 +25,7 @@ from loramerge.steps.parameters import Context, Doc, Verb
 from loramerge.steps.prediction import Prediction, predict_adapter
 from loramerge.steps.provenance import FileInput, Made, base_input, step_of
 from loramerge.steps.sizes import stand_in
-from loramerge.steps.writing import RankParameters, WriteParameters
+from loramerge.steps.writing import RankParameters, UsualDialect, WriteParameters
 from loramerge.stream.extract import Extraction, whole_difference
 from loramerge.stream.extract import extract as extract_deltas
 from loramerge.stream.pairing import PairedSite, Pairing, Sort, paired
@@ -50,7 +50,7 @@ class Extract(RankParameters, WriteParameters):
     """Make an adapter of the difference of two checkpoints: the tuned one minus its base.
 
     Both are of one family; layouts and types may differ. Every module gets the best approximation of
-    its rank. What rounding to the types of the checkpoints put into the difference is left out.
+    its rank. Differences that rounding to the checkpoints' types explains are left out.
     """
 
     tuned: Annotated[
@@ -62,6 +62,25 @@ class Extract(RankParameters, WriteParameters):
             "bases",
         ),
     ]
+    output: Annotated[
+        str | None,
+        Doc(
+            "File to write [default: TUNED with the rank options, such as my-model-r64].",
+            ("--output", "-o"),
+            "FILE",
+            recipe=False,
+            path=True,
+        ),
+    ] = None
+    to: UsualDialect = None
+    dtype: Annotated[
+        str | None,
+        Doc(
+            "Float type to write: float32, float16, bfloat16 [default: the wider of the two "
+            "checkpoints'; float32 with --full].",
+            metavar="TYPE",
+        ),
+    ] = None
     base: Annotated[
         str,
         Doc("Checkpoint that it was tuned from.", ("--base", "-b"), "BASE", "bases"),
@@ -77,7 +96,7 @@ class Extract(RankParameters, WriteParameters):
         ),
     ] = False
     keep_rounding: Annotated[
-        bool, Doc("Also keep what rounding to the types of the checkpoints explains.")
+        bool, Doc("Also keep differences that rounding to the checkpoints' types explains.")
     ] = False
     skip_missing: Annotated[
         tuple[str, ...],

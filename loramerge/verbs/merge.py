@@ -53,10 +53,10 @@ __all__ = ["VERB", "Merge", "MergeResult", "merge"]
 class Merge(CheckpointMethodParameters, WeightParameters, UnknownParameter):
     """Merge checkpoints of one family into one that has the layout of the first, or of another.
 
-    Without a base the weights themselves are combined, and the weights of the inputs must sum to 1: in
-    `merge A B:0.3` A gets the 0.7 that B leaves. With one, the changes from it are combined and added to
-    it: `merge A B:0.5 --base C` is A + 0.5 (B − C). Adapters may stand among the inputs; what they
-    change is added to the merged model, as `bake` would.
+    Without --base the models themselves are combined, and the numbers behind their names must sum to 1:
+    in `merge A B:0.3` A gets the other 0.7. With --base their changes are combined and added to it:
+    `merge A B:0.5 --base C` is A + 0.5 (B − C). Adapters may stand among the models; they are added to
+    the result, as by `bake`.
     """
 
     models: Annotated[
@@ -71,7 +71,7 @@ class Merge(CheckpointMethodParameters, WeightParameters, UnknownParameter):
     base: Annotated[
         str | None,
         Doc(
-            "Checkpoint that the others were trained from: what they change of it is combined, and "
+            "Checkpoint that the others were trained from: their changes to it are combined, and "
             "added to it.",
             ("--base", "-b"),
             "BASE",

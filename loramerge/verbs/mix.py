@@ -60,9 +60,9 @@ class Mix(
 ):
     """Combine adapters with weights, exactly.
 
-    An ADAPTER is a file or a name, with its weight: `style:0.7`; without one the weight is 1. The
-    weighted sum is taken of their changes to the weights (ΔW), so ranks, alphas and dialects may
-    differ, and `mix a:0.5` is exactly half of a. No rank is lowered without a rank option.
+    An ADAPTER is a file or a name, with its weight: `style:0.7`; without one the weight is 1. What is
+    summed is the change that each makes to the model (ΔW), so ranks, alphas and dialects may differ,
+    and `mix a:0.5` is exactly half of a. No rank is lowered without a rank option.
     `loramerge operators` lists the other methods.
     """
 

@@ -54,7 +54,7 @@ class Unbake(WeightParameters, UnknownParameter):
 
     The change is subtracted at the weight of the bake. Both the bake and this round to the type of the
     checkpoint, so weights come back to within a rounding or two, as the report says. With --base, every
-    tensor that the bake made of the base's gets the bytes of the base again.
+    tensor that can be traced to the base gets the bytes of the base again.
     """
 
     checkpoint: Annotated[

@@ -5,10 +5,11 @@ from __future__ import annotations
 import ast
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from loramerge.errors import Setting, UsageError
-from loramerge.steps.writing import WriteParameters, memory_in_bytes
+from loramerge.steps.parameters import Doc
+from loramerge.steps.writing import UsualDialect, WriteParameters, memory_in_bytes
 from loramerge.verbs.train.parameters.images import ImageParameters
 from loramerge.verbs.train.parameters.model import ModelParameters
 from loramerge.verbs.train.parameters.monitoring import MonitoringParameters
@@ -27,6 +28,23 @@ class Train(
     adapter. A folder beside it holds the log, samples, a report, and the state that --resume
     continues from. The run stops if a module gets no gradient.
     """
+
+    output: Annotated[
+        str | None,
+        Doc(
+            "File to write [default: the base's name with the trigger, or with the name of the folder "
+            "of images].",
+            ("--output", "-o"),
+            "FILE",
+            recipe=False,
+            path=True,
+        ),
+    ] = None
+    to: UsualDialect = None
+    dtype: Annotated[
+        str | None,
+        Doc("Float type to write: float32, float16, bfloat16 [default: float32].", metavar="TYPE"),
+    ] = None
 
     def check(self) -> None:
         """Refuse contradictory parameters before any file is opened.
