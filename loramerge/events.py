@@ -1,4 +1,4 @@
-"""Events that a running operation reports: progress, notes and warnings.
+"""Events that a running operation reports: progress, notes, warnings, and results of its parts.
 
 Operations take `notify`, a function of one event, and call it; they never print. The command line
 shows events with rich, the Python interface ignores them by default.
@@ -7,11 +7,12 @@ shows events with rich, the Python interface ignores them by default.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from loramerge.errors import Message
 from loramerge.records import record
 
-__all__ = ["Event", "Note", "Notify", "Progress", "Warn", "ignore"]
+__all__ = ["Event", "Finished", "Note", "Notify", "Progress", "Warn", "ignore"]
 
 
 @record
@@ -43,7 +44,20 @@ class Warn:
     text: Message
 
 
-Event = Progress | Note | Warn
+@record
+class Finished:
+    """A part of an operation has ended, while others are still to come.
+
+    Args:
+        name: of the part: a task of a recipe, a step of the tour.
+        result: of the part; its type is the operation's.
+    """
+
+    name: str
+    result: Any
+
+
+Event = Progress | Note | Warn | Finished
 Notify = Callable[[Event], None]
 
 

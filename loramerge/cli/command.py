@@ -28,7 +28,7 @@ from loramerge.cli.options import (
 from loramerge.cli.session import Session
 from loramerge.cli.show import Render, line
 from loramerge.errors import Setting
-from loramerge.events import Warn
+from loramerge.events import Finished, Warn
 from loramerge.report.views import check_views, has_report, report_of, write_views
 from loramerge.steps import engine
 from loramerge.steps.parameters import Context, Verb, parameters_of
@@ -50,12 +50,15 @@ _COMMON = (
 )
 
 
-def verb_command(verb: Verb, render: Render, example: str) -> click.Command:
+def verb_command(
+    verb: Verb, render: Render, example: str, part: Callable[[Finished], None] | None = None
+) -> click.Command:
     """Make the command of a verb; its options and its help text are those of the parameters.
 
     Args:
-        render: shows a result to people.
+        render: shows a result to people, without the parts that were shown before.
         example: a command line that works, shown in the help.
+        part: shows a part of the result when it is ready, while others are still to come.
     """
     kind = verb.parameters if verb.for_files is None else verb.for_files.parameters
     own = {one.name for one in parameters_of(kind)}  # meta has a --strip of its own
@@ -75,7 +78,9 @@ def verb_command(verb: Verb, render: Render, example: str) -> click.Command:
             check_views(views, others)
         _check_recipe_file(save_recipe)
         parameters = engine.parameters_from(kind, values)
-        with Session(quiet=common["quiet"]) as session, _workers(verb, common) as executor:
+        by_parts = None if common["quiet"] or common["as_json"] else part
+        session = Session(quiet=common["quiet"], finished=by_parts)
+        with session, _workers(verb, common) as executor:
             context = Context(
                 common["threads"],
                 common["device"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from loramerge.cli.commands import render_named
 from loramerge.cli.options import number_from, operator_option, run_options
 from loramerge.cli.session import Session
 from loramerge.errors import UsageError
+from loramerge.events import Finished
 from loramerge.steps.parameters import Context
 
 _MANY = 8  # tasks of which more are shown as a table only
@@ -129,7 +131,9 @@ def command(target: str, **options: Any) -> int:
     """
     from loramerge.recipe.header import is_output
 
-    with Session(quiet=options["quiet"]) as session:
+    reports, quiet = _Reports(), options["quiet"]
+    finished = None if quiet or options["as_json"] else reports.take
+    with reports, Session(quiet=quiet, finished=finished) as session:
         context = Context(
             options["threads"],
             _device(options["device"]),
@@ -138,8 +142,15 @@ def command(target: str, **options: Any) -> int:
             allow_import=options["allow_import"],
         )
         if is_output(Path(target)):
-            return _repeat(Path(target), options, context)
-        return _run(target, options, context)
+            repeated = _repeat(Path(target), options, context)
+            found, code = repeated.json(), 1 if repeated.differs else 0
+            show_it = partial(_show_repetition, repeated)
+        else:
+            result = _run(target, options, context, reports)
+            found, code = result.json(), result.exit_code
+            show_it = partial(_show, result)
+    emit(found, options["as_json"], options["json_file"], (lambda: None) if quiet else show_it)
+    return code
 
 
 def _device(device: str | None) -> str | None:
@@ -154,7 +165,7 @@ def _device(device: str | None) -> str | None:
 # --- recipes ------------------------------------------------------------------------------------------
 
 
-def _run(target: str, options: dict[str, Any], context: Context) -> int:
+def _run(target: str, options: dict[str, Any], context: Context, reports: _Reports) -> Any:
     from loramerge.files.tables import check_table, write_table
     from loramerge.recipe.executors import dask_executor
     from loramerge.recipe.recipe import load_recipe
@@ -174,6 +185,7 @@ def _run(target: str, options: dict[str, Any], context: Context) -> int:
     files = [target, *(str(path) for task in recipe.tasks.values() for path in task.files.values())]
     saves = [str(task.save) for task in recipe.tasks.values() if task.save is not None]
     check_reports({name: options[name] for name in ("json_file", "results")}, files + saves)
+    reports.expect(recipe)
     with ExitStack() as stack:
         where = options["dask"] and stack.enter_context(dask_executor(options["dask"]))
         result = run_recipe(
@@ -189,19 +201,52 @@ def _run(target: str, options: dict[str, Any], context: Context) -> int:
         )
     if options["results"]:
         write_table(Path(options["results"]), result.columns(), result.rows())
-    shown = (lambda: None) if options["quiet"] else lambda: _show(result)
-    emit(result.json(), options["as_json"], options["json_file"], shown)
-    return result.exit_code
+    return result
 
 
-def _show(result: Any) -> None:
-    outcomes = list(result.outcomes.values())
-    told = [o for o in outcomes if o.result is not None and o.task.lasts]
-    if len(told) <= _MANY:
-        for outcome in told:
+class _Reports:
+    """Shows the report of each task that lasts as soon as it has ended, in the order of the recipe.
+
+    Where there may be more than `_MANY`, none is shown until it is certain that there will not be.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: list[str] = []  # names of tasks whose turn has not come
+        self._ended: dict[str, Any] = {}
+        self._possible = 0  # tasks that have a report, or may get one
+
+    def expect(self, recipe: Any) -> None:
+        """Take the tasks whose reports are to be shown."""
+        self._waiting = [name for name, task in recipe.tasks.items() if task.lasts]
+        self._possible = len(self._waiting)
+
+    def take(self, event: Finished) -> None:
+        """Show the report of a task, and those that waited for it."""
+        if not event.result.task.lasts:
+            return
+        self._ended[event.name] = event.result
+        self._possible -= event.result.result is None
+        while self._possible <= _MANY and self._waiting and self._waiting[0] in self._ended:
+            self._report(self._ended[self._waiting.pop(0)])
+
+    def __enter__(self) -> _Reports:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Show the reports that still wait for a task that has not ended, because the run failed."""
+        if self._possible <= _MANY:
+            for name in self._waiting:
+                if name in self._ended:
+                    self._report(self._ended[name])
+
+    def _report(self, outcome: Any) -> None:
+        if outcome.result is not None:
             show.line(outcome.task.name, bold=True)
             render_named(outcome.task.verb.name)(outcome.result)
             show.line()
+
+
+def _show(result: Any) -> None:
     show.table(
         (
             (
@@ -212,7 +257,7 @@ def _show(result: Any) -> None:
                 _lost(o.figures),
                 o.error.splitlines()[0] if o.error else "",
             )
-            for o in outcomes
+            for o in result.outcomes.values()
         ),
         ("task", "verb", "status", "output", "norm kept", "reason"),
     )
@@ -228,7 +273,7 @@ def _lost(figures: dict[str, Any]) -> str:
 # --- outputs ------------------------------------------------------------------------------------------
 
 
-def _repeat(path: Path, options: dict[str, Any], context: Context) -> int:
+def _repeat(path: Path, options: dict[str, Any], context: Context) -> Any:
     from loramerge.recipe.repeat import repeat
 
     for option, name in (
@@ -240,7 +285,7 @@ def _repeat(path: Path, options: dict[str, Any], context: Context) -> int:
     check_reports(
         {"json_file": options["json_file"]}, [str(path), *([str(output)] if output else [])]
     )
-    found = repeat(
+    return repeat(
         path,
         inputs=assignments(options["paths"], "--input"),
         output=output,
@@ -248,12 +293,9 @@ def _repeat(path: Path, options: dict[str, Any], context: Context) -> int:
         context=context,
     )
 
-    def render() -> None:
-        lines = [("repeated", found.path), ("verdict", found.verdict)]
-        if found.output is not None:
-            lines.append(("kept as", found.output))
-        show.table(lines)
 
-    shown = (lambda: None) if options["quiet"] else render
-    emit(found.json(), options["as_json"], options["json_file"], shown)
-    return 1 if found.differs else 0
+def _show_repetition(found: Any) -> None:
+    lines = [("repeated", found.path), ("verdict", found.verdict)]
+    if found.output is not None:
+        lines.append(("kept as", found.output))
+    show.table(lines)

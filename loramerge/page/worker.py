@@ -20,7 +20,7 @@ from importlib.util import find_spec
 from typing import Any, NoReturn, TextIO
 
 from loramerge.errors import LoramergeError, OutOfMemory, Setting, UsageError, in_recipe, spelled
-from loramerge.events import Event, Progress, Warn
+from loramerge.events import Event, Finished, Note, Progress, Warn
 from loramerge.files.json_values import values_in
 from loramerge.files.temporary import remove_unfinished
 from loramerge.interruption import begin_interruptible, interrupt
@@ -158,6 +158,8 @@ class _Worker:
         def notify(event: Event) -> None:
             if request["id"] in self._gently:
                 raise KeyboardInterrupt
+            if isinstance(event, Finished):  # the result of the whole has it, too
+                return
             self._say({"id": request["id"], "event": event_json(event)})
 
         return import_module(name).do(request, notify)
@@ -169,7 +171,7 @@ class _Worker:
 _TOO_LITTLE = OutOfMemory.exit_code
 
 
-def event_json(event: Event) -> dict[str, Any]:
+def event_json(event: Progress | Note | Warn) -> dict[str, Any]:
     """Return an event as the page gets it."""
     if isinstance(event, Progress):
         return {"kind": "progress", **{n: getattr(event, n) for n in _PROGRESS}}

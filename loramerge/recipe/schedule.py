@@ -10,7 +10,7 @@ from pathlib import Path
 
 from loramerge.adapter import Adapter
 from loramerge.errors import LoramergeError
-from loramerge.events import Event, Progress, ignore
+from loramerge.events import Event, Finished, Progress, ignore
 from loramerge.recipe.recipe import Recipe
 from loramerge.recipe.results import Done, Outcome, figures_of
 from loramerge.recipe.state import Fact, Record, State, file_fact, task_key
@@ -263,6 +263,7 @@ class Schedule:
             name = "" if task.save is None else task.save.name
             self.facts[task.name] = {"name": name, "sha256": sha256 or ""}
         self._forget(task)
+        self._tell(outcome)
         self._report()
 
     def _forget(self, task: Task) -> None:
@@ -279,15 +280,19 @@ class Schedule:
             if one.name not in self.outcomes:
                 first = one is task
                 self.decided.add(one.name)
-                self.outcomes[one.name] = Outcome(
+                outcome = self.outcomes[one.name] = Outcome(
                     one,
                     "failed" if first else "left out",
                     error=str(error) if first else f"{task.name} failed",
                     exit_code=error.exit_code if first else 0,
                 )
+                self._tell(outcome)
                 stack += [self.tasks[user] for user in self.users[one.name]]
         self._forget(task)
         self._report()
+
+    def _tell(self, outcome: Outcome) -> None:
+        self.context.notify(Finished(outcome.task.name, outcome))
 
     def _report(self) -> None:
         total = sum(task.lasts for task in self.tasks.values())

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from loramerge.errors import Message, OutputExists
-from loramerge.events import Event, Note, Notify
+from loramerge.events import Event, Finished, Note, Notify
 from loramerge.library.shipped import SHIPPED_ADAPTERS, TINY
 from loramerge.steps.parameters import Context, Doc, command_words
 from loramerge.steps.references import references
@@ -63,6 +63,7 @@ class DemoStep:
     Args:
         verb, parameters: of the command.
         result: None where it could not be done.
+        missing: packages that are not installed, and without which it cannot be done.
         notes: what the verb noted, to be shown with its result.
     """
 
@@ -70,6 +71,7 @@ class DemoStep:
     verb: str
     parameters: Any
     result: Any = None
+    missing: tuple[str, ...] = ()
     notes: list[Message] = field(default_factory=list)
 
     @property
@@ -117,7 +119,7 @@ class DemoResult:
 
 
 def demo(parameters: Demo, context: Context = Context()) -> DemoResult:
-    """Run the verb.
+    """Run the verb; what was written first, and each step, is also an event `Finished`.
 
     Raises:
         OutputExists: if the folder exists and `force` is not set.
@@ -132,12 +134,17 @@ def demo(parameters: Demo, context: Context = Context()) -> DemoResult:
             hint="give another name" + (", or --force to use it" if folder.is_dir() else ""),
         )
     result = _training(folder) if parameters.train else _tour(folder)
+    if result.made:
+        context.notify(Finished("pictures", result.made))
     for step in result.steps:
         if step.verb == "preview" and result.missing:
+            step.missing = result.missing
+            context.notify(Finished(step.title, step))
             continue
         force = {"force": True} if parameters.force and hasattr(step.parameters, "force") else {}
         held = replace(context, notify=_holding(step.notes, context.notify))
         step.result = _RUNS[step.verb](replace(step.parameters, **force), held)
+        context.notify(Finished(step.title, step))
     return result
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from loramerge.cli.main import group
+from loramerge.errors import NumericsError
 from loramerge.steps.engine import parameters_from
 from loramerge.steps.parameters import parameters_of
 from loramerge.tiny import demo as module
@@ -59,6 +60,28 @@ def test_without_torch_all_but_the_picture_is_done(run: Any) -> None:
     for line in shown(result.out)[:-1]:
         words = shlex.split(line)[1:]
         run.ok(*words, *(["--force"] if "-o" in words else []))
+
+
+@pytest.mark.usefixtures("light")
+def test_a_report_is_shown_before_the_next_step_begins(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(parameters: Any, context: Any) -> None:
+        assert [line.split()[1] for line in shown(run._capsys.readouterr().out)] == ["mix"]
+        raise NumericsError("a made-up failure")
+
+    monkeypatch.setitem(module._RUNS, "resize", fails)
+    result = run("demo", "early")
+    assert result.code == 7 and "made-up" in result.err
+    assert result.out == ""  # what was shown before is not shown again
+    for quiet in ("-q", "--json"):
+        monkeypatch.setitem(module._RUNS, "resize", lambda *_: silent_so_far(run))
+        assert run("demo", "early", "--force", quiet).code == 7
+
+
+def silent_so_far(run: Any) -> None:
+    assert run._capsys.readouterr().out == ""
+    raise NumericsError("a made-up failure")
 
 
 @pytest.mark.usefixtures("light")

@@ -43,8 +43,13 @@ def _break(arrays: dict[str, Any], metadata: dict[str, str]) -> None:
     arrays[key].flat[0] = np.nan
 
 
-def test_a_failure_names_its_step_and_leaves_whole_files(recipe, run) -> None:
+def broken_copy() -> None:
+    """Write broken.safetensors, with a value that is not finite."""
     rewrite(Path("a.safetensors"), Path("broken.safetensors"), _break)
+
+
+def test_a_failure_names_its_step_and_leaves_whole_files(recipe, run) -> None:
+    broken_copy()
     path = recipe(FAILS)
     with pytest.raises(LoramergeError) as caught:
         lm.run(path)
@@ -64,7 +69,7 @@ def test_a_failure_names_its_step_and_leaves_whole_files(recipe, run) -> None:
 
 @pytest.mark.parametrize("jobs", ["1", "2"])
 def test_keep_going_does_all_that_can_be_done(jobs: str, recipe, run) -> None:
-    rewrite(Path("a.safetensors"), Path("broken.safetensors"), _break)
+    broken_copy()
     recipe(FAILS)
     result = run(
         "run", "recipe.yaml", "--keep-going", "--jobs", jobs, "--json", "--results", "t.csv"
