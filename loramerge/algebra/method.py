@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from fnmatch import fnmatchcase
 from typing import Any
 
 from loramerge.adapter import Adapter, Site
@@ -12,6 +11,7 @@ from loramerge.algebra.operator import Operator
 from loramerge.algebra.per_module import PerModule, shown_number
 from loramerge.algebra.rules import rules_of
 from loramerge.algebra.scale import checked_scale
+from loramerge.algebra.unmatched import unmatched
 from loramerge.errors import Setting, UsageError, listed
 from loramerge.families import Family
 from loramerge.parameters import checked
@@ -123,9 +123,8 @@ class Method:
             parts = [f"{_shown(value)} in {count}" for value, count in counts.items()]
             modules = "module" if len(known) == 1 else "modules"
             yield f"{name}: {listed(parts, 12)} of {len(known)} {modules}"
-            for pattern, _ in rule.match:
-                if not any(fnmatchcase(site.modules[0], pattern) for site in known):
-                    yield f"{name}: {pattern!r} matches no module"
+            for idle in unmatched(rule, known):
+                yield f"{name}: {idle} matches no module"
 
     @classmethod
     def of(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from functools import cache
+from functools import cache, partial
 from typing import Any, Generic, TypeVar
 
 from loramerge.adapter import Adapter, Site
@@ -26,9 +26,11 @@ from loramerge.families import Family
 from loramerge.families.blocks import flux_blocks
 from loramerge.families.components import COMPONENT_WORDS
 
-__all__ = ["PerModule", "content_of", "shown_number", "values_of"]
+__all__ = ["Blocks", "PerModule", "content_of", "shown", "shown_number", "values_of"]
 
 Value = TypeVar("Value")
+
+Blocks = tuple[Mapping[str, Any], Callable[[Site], str | None]]  # block → value; site → its block
 
 
 def shown_number(value: float) -> str:
@@ -91,13 +93,24 @@ class PerModule(Generic[Value]):
         """
         if not (self.blocks or self.depth):
             return self.of
+        by_block, label_of = self.blocks_on(adapter)
+        return lambda site: self._chosen(site, by_block.get(label_of(site) or ""))
+
+    def blocks_on(self, adapter: Adapter) -> Blocks:
+        """Return the value of each block that is named, and the block of each site of an adapter.
+
+        Raises:
+            UsageError: see `on`.
+        """
+        if not (self.blocks or self.depth):
+            return {}, lambda site: None
         if len(self.blocks) in FLUX_LENGTHS:
             labels = flux_labels(adapter, self.blocks)
             by_block = dict(zip(VECTORS[len(self.blocks)], self.blocks, strict=True))
-            return lambda site: self._chosen(site, by_block.get(labels.get(site.modules[0], "")))
+            return by_block, lambda site: labels.get(site.modules[0])
         family = unet_family(adapter, self.blocks)
-        _by_block(self.blocks, self.depth, family)  # refuses vectors of other families
-        return lambda site: self.of(site, family)
+        # refuses vectors of other families
+        return _by_block(self.blocks, self.depth, family), partial(block_label, family=family)
 
     def among(
         self, modules: Iterable[str], family: Family | None, label: str
@@ -146,17 +159,18 @@ class PerModule(Generic[Value]):
 
     def text(self) -> str:
         """Return it as users write it."""
-        rest = [f"{name}={_shown(value)}" for name, value in self.components.items()]
+        rest = [f"{name}={shown(value)}" for name, value in self.components.items()]
         if self.blocks:
-            rest.insert(0, ",".join(map(_shown, self.blocks)))
+            rest.insert(0, ",".join(map(shown, self.blocks)))
         if self.depth:
-            rest.insert(0, "depth=" + ",".join(map(_shown, self.depth)))
-        rest += [f"{pattern}={_shown(value)}" for pattern, value in self.match]
+            rest.insert(0, "depth=" + ",".join(map(shown, self.depth)))
+        rest += [f"{pattern}={shown(value)}" for pattern, value in self.match]
         stated = self.states_default or not rest
-        return ":".join(([_shown(self.default)] if stated else []) + rest)
+        return ":".join(([shown(self.default)] if stated else []) + rest)
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """Return a value as users write it."""
     return value if isinstance(value, str) else shown_number(value)
 
 

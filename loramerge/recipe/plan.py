@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from loramerge.adapter import Adapter
-from loramerge.errors import LoramergeError, UsageError, in_recipe, sized
-from loramerge.events import ignore
+from loramerge.errors import LoramergeError, UsageError, in_recipe, sized, spelled
+from loramerge.events import Event, Warn, ignore
 from loramerge.recipe.lock import check_lock
 from loramerge.recipe.recipe import Recipe, Source, open_recipe
 from loramerge.recipe.state import Fact, State, file_fact, task_key
@@ -238,13 +238,25 @@ class _Results:
 def _predicted(
     task: Task, known: Mapping[str, Adapter | Path], context: Context
 ) -> tuple[Prediction | None, str | None, int | None]:
-    """Return the prediction of a task, or the reason why there is none, and the code of its error."""
+    """Return the prediction of a task, or the reason why there is none, and the code of its error.
+
+    What the task would warn of is among the remarks of the prediction.
+    """
     if any(name not in known for name in task.needs):
         return None, "depends on a step that has not run yet", None
+    warnings: list[str] = []
+
+    def notify(event: Event) -> None:
+        if isinstance(event, Warn):
+            warnings.append(spelled(event.text, in_recipe))
+
     try:
-        quiet = replace(context, known=known, notify=ignore)
-        predict = task.verb.predict
-        return None if predict is None else predict(task.parameters, quiet), None, None
+        if task.verb.predict is None:
+            return None, None, None
+        listening = replace(context, known=known, notify=notify)
+        prediction = task.verb.predict(task.parameters, listening)
+        prediction.remarks = list(dict.fromkeys([*prediction.remarks, *warnings]))
+        return prediction, None, None
     except LoramergeError as error:
         return None, error.text(in_recipe), error.exit_code
 

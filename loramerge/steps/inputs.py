@@ -25,6 +25,7 @@ from loramerge.errors import (
 )
 from loramerge.events import Notify, Warn
 from loramerge.library.lookup import find
+from loramerge.steps.idle_weights import warn_of_idle
 from loramerge.steps.parameters import Context
 from loramerge.steps.references import Reference
 
@@ -49,6 +50,8 @@ __all__ = [
 def adapter_of(reference: Reference, context: Context, *, whole: bool = False) -> Adapter:
     """Return the adapter a reference names; its weight is not applied.
 
+    Warns of rules in its weight that match no module.
+
     Args:
         whole: refuse an adapter with unknown tensors.
 
@@ -57,6 +60,12 @@ def adapter_of(reference: Reference, context: Context, *, whole: bool = False) -
         AdapterError: see `whole`.
         LoramergeError: see `read_adapter`.
     """
+    adapter = _adapter_of(reference, context, whole=whole)
+    warn_of_idle(reference, adapter, context.notify)
+    return adapter
+
+
+def _adapter_of(reference: Reference, context: Context, *, whole: bool) -> Adapter:
     known = context.known.get(reference.name)
     whole = whole and not context.skip_unknown
     if isinstance(known, Adapter):
@@ -80,6 +89,7 @@ def model_of(reference: Reference, context: Context) -> Adapter | Checkpoint:
     """
     known = context.known.get(reference.name)
     if isinstance(known, Adapter):
+        warn_of_idle(reference, known, context.notify)
         return known
     path = known
     if path is None:
@@ -92,6 +102,7 @@ def model_of(reference: Reference, context: Context) -> Adapter | Checkpoint:
     found = _opened(path)
     if isinstance(found, Adapter) and found.deltas:
         warn_of(found, context.notify)
+        warn_of_idle(reference, found, context.notify)
     elif not isinstance(found, Adapter) and reference.weight != Weight():
         raise UsageError(
             "a checkpoint has no weight here", found=str(reference), hint=f"give {reference.name}"

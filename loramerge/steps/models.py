@@ -10,6 +10,7 @@ from loramerge.adapter import Adapter
 from loramerge.algebra.weights import Weight
 from loramerge.errors import FamilyError, UsageError
 from loramerge.library.lookup import find
+from loramerge.steps.idle_weights import warn_of_idle_in
 from loramerge.steps.inputs import adapter_of, is_adapter, open_base
 from loramerge.steps.parameters import Context
 from loramerge.steps.references import Reference
@@ -107,6 +108,7 @@ def open_models(references: Sequence[Reference], context: Context, *, whole: boo
             found.adapters.append((reference, model))
         else:
             found.checkpoints.append((reference, model))
+            warn_of_idle_in(reference, model, context.notify)
         found.references.append(reference)
     if not found.checkpoints:
         first = references[0]
