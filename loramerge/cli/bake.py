@@ -36,6 +36,8 @@ def render(result: BakeResult) -> None:
                       f"{types}, relative error {result.relative_error:.3g}"))  # fmt: skip
     if result.worst is not None:
         lines.append(("worst module", f"{result.worst[0]}: relative error {result.worst[1]:.3g}"))
+    if result.estimated is not None:
+        lines.append(("estimated", f"{result.estimated}; a bake measures all"))
     if result.change is not None:
         share = show.percent(result.change)
         lines.append(("size of change", f"{share} of the original weights' norm"))

@@ -34,6 +34,7 @@ __all__ = [
     "encoded_for",
     "header_of",
     "lossy_json",
+    "size_of_file",
     "whole_size",
     "write_result",
 ]
@@ -145,6 +146,13 @@ def header_of(
         written["dtype"] = DTYPES[output.dtype or adapter.dtype].word
     made = made_of(adapter)
     return header_entries(made, written) if exact else header_entries(made, written, placeholder)
+
+
+def size_of_file(adapter: Adapter, output: Output, context: Context) -> int:
+    """Return the exact bytes of the file that an adapter will be; nothing is read or written."""
+    encoded = encode(adapter, output.dialect, output.dtype)
+    encoded.metadata |= header_of(adapter, output, context, exact=False)
+    return encoded_size(encoded)
 
 
 Result = TypeVar("Result", bound=AdapterResult)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,7 @@ from loramerge.steps.shown import Shown
 from loramerge.stream.edits import BakePlan, Edit
 from loramerge.stream.survival import Survival, Totals
 
-__all__ = ["BakeResult", "add_survival", "described", "losses", "storage_of"]
+__all__ = ["BakeResult", "add_forecast", "add_survival", "described", "losses", "storage_of"]
 
 
 @dataclass(repr=False)
@@ -26,10 +26,11 @@ class BakeResult(Shown):
     Args:
         dtypes: types of the tensors that change, as written.
         touched: one entry for each module and tensor that changes.
-        size: bytes of all files; None for a dry run.
-        survived: ⟨ΔW_written, ΔW_asked⟩ / ‖ΔW_asked‖² over all modules; None for a dry run.
+        size: bytes of all files; of a dry run, those that they will have.
+        survived: ⟨ΔW_written, ΔW_asked⟩ / ‖ΔW_asked‖² over all modules; of a dry run, a forecast.
         change: ‖ΔW‖ / ‖W‖ over the modules that change.
         worst: the module with the largest relative error, and this error.
+        estimated: from how many tensors the forecast of a dry run is; None if from all.
         storage: the form that weights get, where it is another; how many tensors have it; and
             ‖W_written − W‖ / ‖W‖ over all tensors that are stored anew, None for a dry run.
         drift: block → (relative distance of the bases, the same inside the adapters' subspace), where
@@ -55,6 +56,7 @@ class BakeResult(Shown):
     relative_error: float | None = None
     change: float | None = None
     worst: tuple[str, float] | None = None
+    estimated: str | None = None
     storage: dict[str, Any] | None = None
     drift: dict[str, tuple[float, float]] | None = None
     drift_total: tuple[float, float] | None = None
@@ -84,6 +86,7 @@ class BakeResult(Shown):
             "scale_applied": 1.0,
             "change": self.change,
             "worst": {"module": worst[0], "relative_error": worst[1]} if worst else None,
+            "estimated": self.estimated,
             "storage": self.storage,
             "drift": self.drift,
             "drift_total": self.drift_total,
@@ -121,6 +124,15 @@ def add_survival(result: BakeResult, totals: Totals, survivals: Sequence[Surviva
         for s in survivals
         if s.module
     ]
+
+
+def add_forecast(result: BakeResult, found: Mapping[str, Any]) -> None:
+    """Add what `steps.loss.forecast` measured to the result of a dry run."""
+    result.survived = found["kept"]
+    result.relative_error = found["relative_error"]
+    result.change = found["change"]
+    result.worst = (found["worst"]["module"], found["worst"]["relative_error"])
+    result.estimated = found["estimated"]
 
 
 def storage_of(plan: BakePlan) -> dict[str, Any] | None:

@@ -20,7 +20,8 @@ __all__ = ["LEAST", "forecast", "require_kept", "wider_type"]
 
 LEAST = 0.9  # share of the change that must be kept
 _SAMPLES = 4  # tensors on which remedies are measured
-_FORECAST = 32  # tensors on which a forecast is measured
+_WHOLE = 64 << 20  # bytes of changed tensors that a forecast reads; half a second on one core
+_FORECAST = 32  # tensors on which it is measured where all of them have more
 
 Remedy = tuple[Setting, BakePlan, int | None]  # its setting, the plan with it, and the seed
 
@@ -89,14 +90,16 @@ def forecast(
 ) -> dict[str, Any] | None:
     """Return how much of a change rounding will keep, measured without writing; None without a change.
 
+    All tensors that change are measured if they are small enough, else some of them.
+
     Args:
         seed: of stochastic rounding, None where it rounds to nearest.
 
     Returns:
         `kept` and `relative_error` as the bake reports them, `change` (‖ΔW‖ / ‖W‖), the `worst` module,
-        and of how many of the changed tensors this is.
+        and `estimated`: from how many of the changed tensors, None if from all.
     """
-    some = _sampled(plan, _FORECAST)
+    some = plan if _bytes(plan) <= _WHOLE else _sampled(plan, _FORECAST)
     totals = totals_of(survey(some, seed=seed, threads=threads, notify=notify))
     if totals is None:
         return None
@@ -107,9 +110,18 @@ def forecast(
         "change": totals.change,
         "worst": {"module": worst.module, "relative_error": worst.relative_error},
         "least": LEAST,
-        "measured": len(_names(some)),
-        "tensors": len(_names(plan)),
+        "estimated": _estimated(len(_names(some)), len(_names(plan))),
     }
+
+
+def _estimated(measured: int, tensors: int) -> str | None:
+    return None if measured == tensors else f"from {measured} of {tensors} tensors"
+
+
+def _bytes(plan: BakePlan) -> int:
+    """Return the bytes of the tensors that change."""
+    sizes = {(file, name): edit.place.tensor.nbytes for file, name, edit in plan.all_edits()}
+    return sum(sizes.values())
 
 
 def _names(plan: BakePlan) -> list[tuple[CheckpointFile, str]]:

@@ -9,20 +9,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from loramerge.adapter import Adapter, Delta, Site
-from loramerge.adapter.encode import encode
 from loramerge.adapter.kinds.full import without_values
+from loramerge.adapter.widths import widest
 from loramerge.algebra.combine import SUM
 from loramerge.algebra.method import Method
 from loramerge.algebra.ranks import RankRule
 from loramerge.algebra.terms import Term
-from loramerge.steps.adapters import header_of
+from loramerge.steps.adapters import size_of_file
 from loramerge.steps.outputs import Output
 from loramerge.steps.parameters import Context
 from loramerge.steps.provenance import Made, header_entries, placeholder
-from loramerge.steps.sizes import encoded_size, stand_in
+from loramerge.steps.sizes import stand_in
 
 __all__ = [
     "Prediction",
@@ -50,6 +51,7 @@ class Prediction:
         memory: peak bytes of the process while the step runs alone.
         seconds: on one thread.
         remarks: sentences on what is unusual about the step.
+        size_with: function of the computed adapter that gives the exact bytes of its file.
     """
 
     modules: int | None = None
@@ -60,6 +62,7 @@ class Prediction:
     seconds: float = 0.0
     adapter: Adapter | None = None
     remarks: list[str] = field(default_factory=list)
+    size_with: Callable[[Adapter], int] | None = None
 
     def json(self) -> dict[str, Any]:
         """Return the object that `plan --json` prints."""
@@ -83,19 +86,23 @@ def predict_adapter(
     context: Context,
     *,
     method: Method = SUM,
+    keeps_types: bool = False,
 ) -> Prediction:
     """Predict terms combined by a method and cut by a rule.
 
     Args:
         frame: what the result holds beside its deltas.
         terms: site → terms.
+        keeps_types: whether each tensor keeps its type where `output` has none, as in `convert`.
     """
-    dtype = output.dtype or frame.dtype
-    shapes = {site: _combined(found, rule, method, dtype) for site, found in terms.items()}
+    dtype = output.dtype or (frame.info.dtype if keeps_types else frame.dtype)
+    shapes = {
+        site: _combined(found, rule, method, dtype or _own_type(found))
+        for site, found in terms.items()
+    }
     shadow = frame.with_deltas(shapes, made=made, dtype=dtype, path=None, files=(), size=None)
-    encoded = encode(shadow, output.dialect, dtype)
-    encoded.metadata |= header_of(shadow, replace(output, dtype=dtype), context, exact=False)
-    size = encoded_size(encoded)
+    size_with = partial(size_of_file, output=replace(output, dtype=dtype), context=context)
+    size = size_with(shadow)
     # a decomposed result may turn out to have fewer directions than its terms together
     computed = any(_is_computed(found, rule, method) for found in terms.values())
     if rule.max_size is not None:
@@ -111,7 +118,12 @@ def predict_adapter(
         memory=_START + 8 * elements + (context.threads or 1) * 6 * 8 * largest,
         seconds=_SITE * len(terms) + flops / _FLOPS + size / _BYTES,
         adapter=shadow,
+        size_with=size_with,
     )
+
+
+def _own_type(terms: Sequence[Term]) -> str:
+    return widest({t.dtype for term in terms for t in term.delta.stored().values()})
 
 
 def _is_computed(terms: Sequence[Term], rule: RankRule, method: Method) -> bool:
@@ -170,7 +182,7 @@ def predict_checkpoint(
     *,
     inputs: int = 1,
 ) -> Prediction:
-    """Predict a checkpoint: its weight files to the byte; further files of a folder are not counted.
+    """Predict a checkpoint, its size to the byte.
 
     Args:
         modules: number of those that change.

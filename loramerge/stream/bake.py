@@ -6,7 +6,6 @@ Memory is a few blocks per thread, whatever the size of the checkpoint.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, Future
 from functools import partial
@@ -20,22 +19,23 @@ from loramerge.files.header import TensorInfo
 from loramerge.stream.edits import BakePlan
 from loramerge.stream.joining import (
     compute_join,
+    config_with_rank,
     joins_of,
     level_of,
     shapes_of,
     with_rank,
-    write_rank,
 )
 from loramerge.stream.rows import compute_tensor
 from loramerge.stream.stored_anew import compute_anew, forms_in, superfluous, without_layers
 from loramerge.stream.survival import Survival
 from loramerge.stream.walk import Layout, compute
 from loramerge.stream.writing import (
+    bytes_of_others,
+    config_with,
     dtype_of,
+    index_of,
     unchanged,
     write_checkpoint,
-    write_config,
-    write_index,
 )
 
 __all__ = ["bake", "output_size", "survey"]
@@ -84,9 +84,7 @@ def bake(
         [(file, layout, _changes(file, plan)) for file, layout in layouts],
         output,
         task="baking",
-        copy_other=partial(
-            _copy_other, plan=plan, infos={file: layout.infos for file, layout in layouts}
-        ),
+        other=partial(_other, plan=plan, infos={file: layout.infos for file, layout in layouts}),
         force=force,
         late=late,
         threads=threads,
@@ -110,8 +108,12 @@ def survey(
 
 
 def output_size(plan: BakePlan, metadata: Mapping[str, str]) -> int:
-    """Return the exact bytes of the weight files that a plan writes."""
-    return sum(_layout(file, plan, metadata).size for file in plan.checkpoint.files.weights)
+    """Return the exact bytes of all files that a plan writes."""
+    files = plan.checkpoint.files
+    layouts = {file: _layout(file, plan, metadata) for file in files.weights}
+    infos = {file: layout.infos for file, layout in layouts.items()}
+    weights = sum(layout.size for layout in layouts.values())
+    return weights + bytes_of_others(files, partial(_other, plan=plan, infos=infos))
 
 
 def _layout(
@@ -189,13 +191,10 @@ def _changes(file: CheckpointFile, plan: BakePlan) -> bool:
     return bool(plan.edits.get(file) or file.given or anew) or plan.dtype is not None
 
 
-def _copy_other(
-    source: Path,
-    target: Path,
-    plan: BakePlan,
-    infos: Mapping[CheckpointFile, Mapping[str, TensorInfo]],
-) -> None:
-    """Copy a file without weights; one with facts that the bake changes is rewritten.
+def _other(
+    source: Path, plan: BakePlan, infos: Mapping[CheckpointFile, Mapping[str, TensorInfo]]
+) -> bytes | None:
+    """Return the content of a file without weights whose facts the bake changes, None to copy it.
 
     Args:
         infos: the tensors of each file after the bake.
@@ -203,16 +202,14 @@ def _copy_other(
     given = any(file.given for file in plan.checkpoint.files.weights)
     changes = plan.dtype is not None or plan.wider is not None or given
     changes = changes or plan.conversion is not None
-    if source.name.endswith(".index.json") and changes:
-        write_index(source, target, infos)
-    elif (
-        source.name == "config.json" and source.parent == plan.checkpoint.files.root and plan.config
-    ):
-        write_config(source, target, plan.config)
-    elif source.name == "config.json" and (rank := _rank_beside(source, plan)):
-        write_rank(source, target, rank)
-    else:
-        shutil.copyfile(source, target)
+    if source.name.endswith(".index.json"):
+        return index_of(source, infos) if changes else None
+    if source.name != "config.json":
+        return None
+    if source.parent == plan.checkpoint.files.root and plan.config:
+        return config_with(source, plan.config)
+    rank = _rank_beside(source, plan)
+    return config_with_rank(source, rank) if rank else None
 
 
 def _rank_beside(config: Path, plan: BakePlan) -> int:

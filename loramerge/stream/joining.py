@@ -30,8 +30,8 @@ from loramerge.stream.survival import Survival
 from loramerge.stream.walk import Buffers, Nowhere, TensorTask
 
 __all__ = [
-    "Join", "compute_join", "joins_of", "level_of", "require_joinable", "shapes_of", "with_rank",
-    "write_rank",
+    "Join", "compute_join", "config_with_rank", "joins_of", "level_of", "require_joinable",
+    "shapes_of", "with_rank",
 ]  # fmt: skip
 
 _CONFIG = "quantization_config"
@@ -195,15 +195,15 @@ def level_of(joins: Mapping[str, Join]) -> int:
     return max((join.rank for join in joins.values() if join.layer.level), default=0)
 
 
-def write_rank(source: Path, target: Path, rank: int) -> None:
-    """Write the configuration of a model with another rank of its layers."""
+def config_with_rank(source: Path, rank: int) -> bytes:
+    """Return the configuration of a model with another rank of its layers."""
     config = read_values(source)
     content = config.get(_CONFIG) if isinstance(config, dict) else None
     if isinstance(content, dict):
         for one in (content, content.get("svdq_w4a4")):
             if isinstance(one, dict) and "rank" in one:
                 one["rank"] = rank
-    target.write_text(json.dumps(config, indent=2), "utf-8")
+    return json.dumps(config, indent=2).encode()
 
 
 def compute_join(

@@ -6,7 +6,6 @@ the files. Memory is a few blocks for each thread and input, whatever the size o
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from concurrent.futures import Executor, Future
 from functools import partial
@@ -26,11 +25,12 @@ from loramerge.stream.pooling import pooled
 from loramerge.stream.walk import Layout
 from loramerge.stream.whole import Whole
 from loramerge.stream.writing import (
+    bytes_of_others,
+    config_with,
     dtype_of,
+    index_of,
     unchanged,
     write_checkpoint,
-    write_config,
-    write_index,
 )
 
 __all__ = ["merge", "output_size"]
@@ -75,9 +75,7 @@ def merge(
         layouts,
         output,
         task="merging",
-        copy_other=partial(
-            _copy_other, plan=plan, infos={file: layout.infos for file, layout, _ in layouts}
-        ),
+        other=partial(_other, plan=plan, infos={file: layout.infos for file, layout, _ in layouts}),
         force=force,
         late=late,
         threads=threads,
@@ -87,9 +85,12 @@ def merge(
 
 
 def output_size(plan: MergePlan, metadata: Mapping[str, str]) -> int:
-    """Return the exact bytes of the weight files that a plan writes."""
+    """Return the exact bytes of all files that a plan writes."""
     whole = Whole(plan.blends)
-    return sum(_layout(file, plan, whole, metadata)[1].size for file in plan.files.weights)
+    layouts = [_layout(file, plan, whole, metadata) for file in plan.files.weights]
+    infos = {file: layout.infos for file, layout, _ in layouts}
+    weights = sum(layout.size for _, layout, _ in layouts)
+    return weights + bytes_of_others(plan.files, partial(_other, plan=plan, infos=infos))
 
 
 def _layout(
@@ -153,21 +154,17 @@ def _made(
     return [Blend(Site((name,)), place, (Ingredient(place, 1.0, 0),), SUM)]
 
 
-def _copy_other(
-    source: Path,
-    target: Path,
-    plan: MergePlan,
-    infos: Mapping[CheckpointFile, Mapping[str, TensorInfo]],
-) -> None:
-    """Copy a file that holds no weights; an index is written anew where it would be wrong.
+def _other(
+    source: Path, plan: MergePlan, infos: Mapping[CheckpointFile, Mapping[str, TensorInfo]]
+) -> bytes | None:
+    """Return the content of a file without weights that would be wrong as it is, None to copy it.
 
     Args:
         infos: the tensors of each file after the merge.
     """
     changes = plan.dtype or plan.averages or any(file.given for file in plan.files.weights)
-    if source.name.endswith(".index.json") and changes:
-        write_index(source, target, infos)
-    elif plan.config and source.name == "config.json" and source.parent == plan.files.root:
-        write_config(source, target, plan.config)
-    else:
-        shutil.copyfile(source, target)
+    if source.name.endswith(".index.json"):
+        return index_of(source, infos) if changes else None
+    if plan.config and source.name == "config.json" and source.parent == plan.files.root:
+        return config_with(source, plan.config)
+    return None

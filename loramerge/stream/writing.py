@@ -20,7 +20,14 @@ from loramerge.files.json_values import read_values
 from loramerge.files.tensors import StoredTensor, Tensor
 from loramerge.stream.walk import Layout, Written, write
 
-__all__ = ["dtype_of", "unchanged", "write_checkpoint", "write_config", "write_index"]
+__all__ = [
+    "bytes_of_others",
+    "config_with",
+    "dtype_of",
+    "index_of",
+    "unchanged",
+    "write_checkpoint",
+]
 
 Finding = TypeVar("Finding")
 
@@ -31,7 +38,7 @@ def write_checkpoint(
     output: Path,
     *,
     task: str,
-    copy_other: Callable[[Path, Path], Any] = shutil.copyfile,
+    other: Callable[[Path], bytes | None] = lambda _: None,
     force: bool = False,
     late: Future[Mapping[str, str]] | None = None,
     threads: int | None = None,
@@ -45,7 +52,7 @@ def write_checkpoint(
         files: of the checkpoint whose layout the result has.
         layouts: of every file of weights, and whether anything in it changes.
         task: word for what is done, in reports of progress.
-        copy_other: writes a file without weights, given its source and its target.
+        other: function of a file without weights that gives its new content, None where it is copied.
         late: replacements for entries of the headers of files that change, see `walk.write`.
         executor: computes the tensors in other processes, see `parts`; None computes them here.
         accept: is given what the tasks found before the files get their names, and may refuse it.
@@ -77,7 +84,11 @@ def write_checkpoint(
     with AtomicFolder(output, force=force, contents=files.contents()) as folder:
         for relative in files.others:
             (folder / relative).parent.mkdir(parents=True, exist_ok=True)
-            copy_other(files.root / relative, folder / relative)
+            content = other(files.root / relative)
+            if content is None:
+                shutil.copyfile(files.root / relative, folder / relative)
+            else:
+                (folder / relative).write_bytes(content)
         for file, layout, changes in layouts:
             entries = late if changes else None
             target = folder / file.relative
@@ -116,10 +127,19 @@ def unchanged(file: CheckpointFile, *, finite: bool) -> Layout[Any]:
     return Layout(head, infos, tensors, metadata, finite=finite, alignment=file.alignment)
 
 
-def write_index(
-    source: Path, target: Path, infos: Mapping[CheckpointFile, Mapping[str, TensorInfo]]
-) -> None:
-    """Write an index of shards with the tensors that they hold now, and their total size.
+def bytes_of_others(files: CheckpointFiles, other: Callable[[Path], bytes | None]) -> int:
+    """Return the bytes of a folder's files without weights as they will be; see `write_checkpoint`."""
+    if files.root is None:
+        return 0
+    total = 0
+    for path in (files.root / relative for relative in files.others):
+        content = other(path)
+        total += path.stat().st_size if content is None else len(content)
+    return total
+
+
+def index_of(source: Path, infos: Mapping[CheckpointFile, Mapping[str, TensorInfo]]) -> bytes:
+    """Return an index of shards with the tensors that they hold now, and their total size.
 
     Args:
         infos: the tensors of each file as they are written.
@@ -137,11 +157,11 @@ def write_index(
     for name in gone:
         del shards[name]
     index.setdefault("metadata", {})["total_size"] = total
-    target.write_text(json.dumps(index, indent=2), "utf-8")
+    return json.dumps(index, indent=2).encode()
 
 
-def write_config(source: Path, target: Path, changes: Mapping[str, Any]) -> None:
-    """Write a model's configuration with other values, in every part that states them."""
+def config_with(source: Path, changes: Mapping[str, Any]) -> bytes:
+    """Return a model's configuration with other values, in every part that states them."""
     config = read_values(source)
     text = config.get("text_config")
     for name, value in changes.items():
@@ -150,7 +170,7 @@ def write_config(source: Path, target: Path, changes: Mapping[str, Any]) -> None
             text[name] = value
         if name in config or not inside:
             config[name] = value
-    target.write_text(json.dumps(config, indent=2), "utf-8")
+    return json.dumps(config, indent=2).encode()
 
 
 def dtype_of(tensor: Tensor, dtype: str | None, *, gguf: bool = False) -> str:

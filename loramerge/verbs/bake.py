@@ -16,7 +16,14 @@ from loramerge.events import Note, Warn
 from loramerge.files.dtypes import FLOATS, PLAIN_FLOATS
 from loramerge.parameters import Bounds, Doc
 from loramerge.steps.adding import named_adapters, opened_adapters, step_with, write_plan
-from loramerge.steps.bake_result import BakeResult, add_survival, described, losses, storage_of
+from loramerge.steps.bake_result import (
+    BakeResult,
+    add_forecast,
+    add_survival,
+    described,
+    losses,
+    storage_of,
+)
 from loramerge.steps.checkpoints import (
     already_inside,
     bytes_of,
@@ -38,7 +45,7 @@ from loramerge.steps.provenance import (
 )
 from loramerge.steps.references import Reference, with_weight_files
 from loramerge.steps.strength import strong_change, strong_weights
-from loramerge.steps.writing import DryRun, Force, UnknownParameter, WeightParameters, float_type
+from loramerge.steps.writing import Force, UnknownParameter, WeightParameters, float_type
 from loramerge.stream.bake import output_size
 from loramerge.stream.drift import NO_DRIFT, by_block, drift
 from loramerge.stream.edits import BakePlan
@@ -163,7 +170,13 @@ class Bake(WeightParameters, UnknownParameter):
             result=False,
         ),
     ] = False
-    dry_run: DryRun = False
+    dry_run: Annotated[
+        bool,
+        Doc(
+            "List what would change and how much of it rounding would keep, and write nothing.",
+            recipe=False,
+        ),
+    ] = False
     force: Force = False
 
     def settled(self) -> Bake:
@@ -216,13 +229,16 @@ def bake(parameters: Bake, context: Context = Context()) -> BakeResult:
         context.notify(Warn(text))
     if parameters.trained_on is not None:
         _add_drift(result, adapters, checkpoint, parameters.trained_on, context)
+    base, seed = base_input(checkpoint), _seed(parameters)
+    made = _made(parameters, base, adapters)
     if parameters.dry_run:
         result.touched = [described(*one) for one in plan.all_edits()]
+        result.size = _predicted(plan, made, context).size
+        found = forecast_of(plan, seed, threads=context.threads, notify=context.notify)
+        if found is not None:
+            add_forecast(result, found)
         return result
-    base = base_input(checkpoint)
-    made = _made(parameters, base, adapters)
     _require_once(parameters, base, made, context)
-    seed = _seed(parameters)
 
     def accept(found: list[Survival]) -> None:
         if not (parameters.allow_loss or context.allow_loss):
@@ -263,11 +279,13 @@ def predict(parameters: Bake, context: Context = Context()) -> Prediction:
     checkpoint = open_base(parameters.base, context)
     adapters = _opened(parameters, context)
     plan = _plan(parameters, checkpoint, adapters)
-    made = _made(parameters, base_input(checkpoint), adapters)
-    modules = len(plan.modules)
-    found = predict_checkpoint(modules, partial(output_size, plan), made, context)
+    found = _predicted(plan, _made(parameters, base_input(checkpoint), adapters), context)
     found.remarks += strong_weights(parameters.adapters)
     return found
+
+
+def _predicted(plan: BakePlan, made: Made | None, context: Context) -> Prediction:
+    return predict_checkpoint(len(plan.modules), partial(output_size, plan), made, context)
 
 
 def forecast(parameters: Bake, context: Context = Context()) -> dict[str, Any]:

@@ -338,7 +338,7 @@ def predict(parameters: Convert, context: Context = Context()) -> Prediction:
     }
     made = source.step("convert", parameters)
     output = output_of(parameters, source.adapters)
-    return predict_adapter(whole, terms, rule, output, made, context)
+    return predict_adapter(whole, terms, rule, output, made, context, keeps_types=True)
 
 
 def _plain(delta: Delta, dtype: str) -> Delta:

@@ -17,7 +17,7 @@ from tests.builders.world import ADAPTED, rewrite, write_folder
 KEYS = {
     "outputs", "output", "dry_run", "base", "family", "layouts", "modules", "tensors", "adapters",
     "skipped", "notes", "size", "survived", "relative_error", "norm_kept", "scale_applied", "change",
-    "worst", "drift", "drift_total", "storage", "touched",
+    "worst", "estimated", "drift", "drift_total", "storage", "touched",
 }  # fmt: skip
 
 
@@ -59,8 +59,10 @@ def test_a_dry_run_writes_nothing(run):
     assert (
         set(found) == KEYS and found["outputs"] == [] and len(found["touched"]) == ADAPTED["unet"]
     )
-    assert found["survived"] is None
     assert run.state() == before
+    done = run.ok("bake", "--base", "base.safetensors", "a", "--json").json
+    forecast = ("size", "survived", "relative_error", "norm_kept", "change", "worst", "estimated")
+    assert {name: found[name] for name in forecast} == {name: done[name] for name in forecast}
     run.refused(2, "bake", "--base", "base.safetensors", "a", "-o", "o.ckpt", "--dry-run")
 
 

@@ -327,6 +327,7 @@ def test_bake_says_what_it_needs_and_its_result_leads_on(browser, address):
         assert tab.view.locator(".note.bad").count() == 0
         tab.go("bake?file=zuzu")
         tab.view.locator(".texts .code").get_by_text("--base tiny").wait_for()
+        tab.view.locator(".plan").get_by_text("Worst module: unet.").wait_for()
         tab.view.get_by_role("button", name="Bake", exact=True).click()
         assert links(tab) == ["Inspect", "Verify", "Preview"]
         tab.view.get_by_role("link", name="Verify").last.click()

@@ -184,15 +184,16 @@ def test_another_method_is_mixed_where_that_is_fast(
 def test_the_forecast_of_a_bake_is_what_it_keeps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loss, "_FORECAST", 10_000)
     values = {"base": "tiny", "adapters": ["zuzu:0.5"], "dtype": "bfloat16", "allow_loss": True}
     found = plan.do({"verb": "bake", "values": values, "relations": True}, ignore)["survival"]
     result = lm.bake("tiny", ["zuzu:0.5"], tmp_path / "out", dtype="bfloat16", allow_loss=True)
     assert found["kept"] == pytest.approx(result.survived, rel=1e-12)
-    assert found["measured"] == found["tensors"]
+    assert found["estimated"] is None
+    monkeypatch.setattr(loss, "_WHOLE", 0)
     monkeypatch.setattr(loss, "_FORECAST", 20)
     some = plan.do({"verb": "bake", "values": values, "relations": True}, ignore)["survival"]
-    assert some["measured"] == 20 and some["kept"] == pytest.approx(found["kept"], abs=0.05)
+    assert some["estimated"] == "from 20 of 84 tensors"
+    assert some["kept"] == pytest.approx(found["kept"], abs=0.05)
 
 
 def test_a_changed_file_is_opened_again(tmp_path: Path) -> None:

@@ -63,14 +63,20 @@ def _measured(
     if verb.forecast is not None:
         return found | verb.forecast(parameters, context)
     if verb.compute is not None and _loses(parameters) and prediction.seconds < _LONGEST:
-        result = verb.compute(parameters, replace(context, details=False)).json()
-        found["losses"] = {name: result[name] for name in _LOSSES if name in result}
+        result = verb.compute(parameters, replace(context, details=False))
+        content = result.json()
+        found["losses"] = {name: content[name] for name in _LOSSES if name in content}
+        if prediction.size_with is not None and result.adapter is not None:
+            size = prediction.size_with(result.adapter)
+            found |= {"size": size, "ranks": result.ranks, "at_most": False}
     return found
 
 
 def _loses(parameters: Any) -> bool:
-    """Return whether a result may differ from the exact one: other verbs than mix always may."""
-    return not hasattr(parameters, "explain") or parameters.rule(1).truncates
+    """Return whether a result may differ from the exact one: of verbs, only a plain sum never does."""
+    if not hasattr(parameters, "explain"):
+        return True
+    return parameters.rule(1).truncates or not parameters.operation().is_sum
 
 
 def _relations(verb: Verb, parameters: Any, context: Context) -> dict[str, Any] | None:

@@ -82,19 +82,17 @@ function planned(found) {
 }
 
 /** Return what is lost: of a resize by its ranks, of a bake by rounding. */
-function lost(found) {
-  const { losses, survival } = found;
-  const worst = survival?.worst ?? losses?.worst;
-  const name = worst?.module ?? worst?.name ?? (typeof worst === "string" ? worst : null);
-  const kept = survival?.kept ?? losses?.norm_kept;
-  if (kept === undefined && losses?.relative_error === undefined) return null;
+function lost({ losses, survival }) {
+  const from = survival ?? losses ?? {};
+  const kept = from.kept ?? from.norm_kept;
+  if (kept == null) return null;
   return el("div.norms", {}, el("p.pair-names", {}, survival ? "What rounding keeps" : "What is kept"),
-    kept === undefined || kept === null ? null : meter("Kept", kept, percent(kept, 4)),
-    (survival ?? losses).relative_error > 0 ? meter("Error", Math.min(1, (survival ?? losses).relative_error), percent((survival ?? losses).relative_error)) : null,
-    survival?.change ? el("p.soft.small", {}, `Size of the change: ${typeof survival.change === "number" ? percent(survival.change) : survival.change} of the weights' norm`) : null,
-    name ? el("p.soft.small.breaks", {}, `Least kept: ${name}`) : null,
-    survival && survival.least !== undefined && kept < survival.least
-      ? notes("warn", ["Much of this change is lost by rounding: try another rounding or data type."]) : null);
+    meter("Kept", kept, percent(kept, 4)),
+    from.relative_error > 0 ? meter("Error", Math.min(1, from.relative_error), percent(from.relative_error)) : null,
+    from.change ? el("p.soft.small", {}, `Size of the change: ${percent(from.change)} of the weights' norm`) : null,
+    from.worst ? el("p.soft.small.breaks", {}, `Worst module: ${from.worst.module}: relative error ${number(from.worst.relative_error)}`) : null,
+    from.estimated ? el("p.soft.small", {}, `Estimated ${from.estimated}.`) : null,
+    kept < from.least ? notes("warn", ["Much of this change is lost by rounding: try another rounding or data type."]) : null);
 }
 
 /** Return what a dry run of a training found. */
