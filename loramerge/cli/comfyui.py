@@ -32,7 +32,7 @@ def install(folder: str) -> None:
 
     done = install_nodes(Path(folder).expanduser())
     show.line(f"written: {done.folder} ({len(done.files)} files, {done.nodes} nodes)")
-    show.line("ComfyUI's own Python needs loramerge, too: python -m pip install loramerge")
+    show.line("ComfyUI's own Python needs loramerge, too. In a copy of it: python -m pip install .")
     show.line("Start ComfyUI again; the nodes are in the menu loramerge.")
 
 

@@ -21,5 +21,5 @@ def render(result: PreviewResult) -> None:
 
 
 command = verb_command(
-    VERB, render, "loramerge preview --base models/tiny zuzu:0.8 --prompt 'zuzu, red' --steps 2"
+    VERB, render, "loramerge preview --base tiny zuzu:0.8 --prompt 'zuzu, red' --steps 2"
 )

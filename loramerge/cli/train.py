@@ -131,5 +131,5 @@ def _time(seconds: float) -> str:
 
 
 command = verb_command(
-    VERB, render, "loramerge train --base models/tiny --images pictures --trigger zuzu --dry-run"
+    VERB, render, "loramerge train --base tiny --images pictures --trigger zuzu --dry-run"
 )

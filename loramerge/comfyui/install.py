@@ -38,7 +38,7 @@ except ImportError as error:
 
     raise ImportError(
         f"{error}. The nodes need the package loramerge in ComfyUI's own Python. "
-        f"Install it: {sys.executable} -m pip install loramerge"
+        f"Install it from a copy of its repository: {sys.executable} -m pip install ."
     ) from error
 
 __all__ = ["comfy_entrypoint"]

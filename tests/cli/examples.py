@@ -64,7 +64,7 @@ def prepare(run: Any, monkeypatch: Any, *, resized: bool = False, pictures: bool
     """Make the files that examples name, fresh, with the library and the base registered.
 
     Args:
-        pictures: also a small pipeline, pictures to train it on, and an adapter of it, `zuzu`.
+        pictures: also pictures to train on.
     """
     folder, home = run.folder, run.folder.parent / "home"
     for place in (folder, home):
@@ -114,14 +114,11 @@ def _once(path: Path, make: Callable[[], object]) -> None:
 
 
 def prepare_training(folder: Path) -> None:
-    """Make a small pipeline, pictures, and an adapter of the pipeline."""
+    """Make pictures to train on."""
     from tests.builders.pictures import folder_of
-    from tests.builders.pipelines import pipeline_folder, small_adapter
 
-    shutil.copytree(pipeline_folder("sd21"), folder / "models" / "tiny", dirs_exist_ok=True)
     folder_of(folder / "pictures")
     folder_of(folder / "things", 3)
-    shutil.copy(small_adapter("sd21"), folder / "zuzu.safetensors")
 
 
 def blocks(path: Path, language: str) -> list[str]:

@@ -74,7 +74,7 @@ def test_without_the_package_the_folder_says_what_to_do(
 ) -> None:
     folder = install(root).folder
     monkeypatch.setitem(sys.modules, "loramerge.comfyui", None)
-    with pytest.raises(ImportError, match="-m pip install loramerge"):
+    with pytest.raises(ImportError, match=r"-m pip install \."):
         runpy.run_path(str(folder / "__init__.py"))
 
 

@@ -157,10 +157,8 @@ def test_console_blocks_run(document, run, monkeypatch):
     unmeasured(monkeypatch)
     uncounted(monkeypatch)
     for block in blocks(path, "console"):
-        trains = any(word in block for word in ("models/tiny", "--images", "learn.yaml"))
+        trains = any(word in block for word in ("--images", "learn.yaml"))
         prepare(run, monkeypatch, resized="resize" not in block, pictures=trains)
-        if "--base tiny" in block:  # the one that comes with loramerge, as does its adapter
-            (run.folder / "zuzu.safetensors").unlink(missing_ok=True)
         for name, text in named_files(path).items():
             (run.folder / name).write_text(text, "utf-8")
         for line in shown_in(block):
