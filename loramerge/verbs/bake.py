@@ -45,7 +45,7 @@ from loramerge.steps.provenance import (
 )
 from loramerge.steps.references import Reference, with_weight_files
 from loramerge.steps.strength import strong_change, strong_weights
-from loramerge.steps.writing import Force, UnknownParameter, WeightParameters, float_type
+from loramerge.steps.writing import DryRun, Force, UnknownParameter, WeightParameters, float_type
 from loramerge.stream.bake import output_size
 from loramerge.stream.drift import NO_DRIFT, by_block, drift
 from loramerge.stream.edits import BakePlan
@@ -170,13 +170,7 @@ class Bake(WeightParameters, UnknownParameter):
             result=False,
         ),
     ] = False
-    dry_run: Annotated[
-        bool,
-        Doc(
-            "List what would change and how much of it rounding would keep, and write nothing.",
-            recipe=False,
-        ),
-    ] = False
+    dry_run: DryRun = False
     force: Force = False
 
     def settled(self) -> Bake:
