@@ -15,6 +15,7 @@ from itertools import count
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.builders.commands import run, work, world
 from tests.tail import SEED, SHARE, drawn, seed_of_today
@@ -26,12 +27,15 @@ _SHARED = _HERE.parents[1] / "shared" / "data"
 
 
 def pytest_configure() -> None:
-    """Fix the seed before there are workers, which inherit it, and let signals work.
+    """Fix the seed before there are workers, which inherit it; set no limits of time; let signals work.
 
     What a shell starts in the background ignores Ctrl-C, and what `nohup` starts a lost terminal; so
     would the processes of the tests.
     """
     os.environ[SEED] = seed_of_today()
+    # a busy machine draws and tests slowly; what takes long is for benchmarks/ to say
+    settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("tests")
     for name, action in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):
         number = getattr(signal, name, None)  # Windows has no SIGHUP
         if number is not None and signal.getsignal(number) is signal.SIG_IGN:

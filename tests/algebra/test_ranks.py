@@ -13,7 +13,7 @@ from loramerge.algebra.allocation import Candidate, ranks_for_error, ranks_for_s
 from loramerge.algebra.ranks import RankRule, check_errors, site_rank
 from loramerge.errors import NumericsError, UsageError
 
-quick = settings(max_examples=60, deadline=None, database=None, derandomize=True)
+quick = settings(max_examples=60, database=None, derandomize=True)
 
 
 def kept(singular_values: Sequence[float], rule: RankRule, kernel: int = 1) -> int:

@@ -276,7 +276,9 @@ def test_names_that_nothing_reads_are_said_to_resemble_the_family(tmp_path: Path
     }
     found = load(write(_lora(names), tmp_path / "a.safetensors"))
     assert found.family is None and found.info.detection.resembles == ("hidream-o1",)
-    assert "7 of 8 modules have dots where its names have underscores" in found.info.detection.reason
+    assert (
+        "7 of 8 modules have dots where its names have underscores" in found.info.detection.reason
+    )
 
 
 # --- what tells them from their relatives ------------------------------------------------------

@@ -39,7 +39,7 @@ def tensors(draw: st.DrawFn) -> dict[str, RawTensor]:
     return made
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(tensors(), st.dictionaries(NAMES, NAMES, max_size=3))
 def test_every_dtype_and_shape_survives(
     tmp_path_factory: pytest.TempPathFactory,

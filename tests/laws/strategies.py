@@ -77,7 +77,6 @@ def forall(*strategies: Any, examples: int = 25) -> Callable[[Callable[..., None
     def run(check: Callable[..., None]) -> None:
         settings(
             max_examples=examples if os.environ.get(SHARE) else -(-examples // 2),
-            deadline=None,
             database=None,
             derandomize=True,
             phases=[Phase.generate],

@@ -86,7 +86,7 @@ def idle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         yield found
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, suppress_health_check=list(HealthCheck))
 @given(path=st.sampled_from(PATHS["POST"]), body=bodies)
 def test_no_body_makes_a_bug(idle: Served, path: str, body: Any) -> None:
     for word, number in NUMBERS.items():
@@ -98,7 +98,7 @@ def test_no_body_makes_a_bug(idle: Served, path: str, body: Any) -> None:
         assert "error" in found.body or found.body == {"replaced": True}
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, suppress_health_check=list(HealthCheck))
 @given(
     path=st.sampled_from([*PATHS["GET"], *PATHS["DELETE"]]),
     part=st.text(max_size=8),

@@ -46,7 +46,7 @@ adapters = st.builds(
     st.sampled_from(["abc", "ab", "c", "b"]),
 )  # fmt: skip
 numbers = st.floats(-4, 4).filter(lambda w: abs(w) > 1e-3)  # all of weight 0 is refused
-few = settings(max_examples=20, deadline=None)
+few = settings(max_examples=20)
 
 
 def near(found: Any, expected: Any, scale: float = 0.0) -> bool:

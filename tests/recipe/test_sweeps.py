@@ -64,8 +64,8 @@ def test_a_list_of_cases(work) -> None:
     ]  # fmt: skip
 
 
-@settings(max_examples=40, deadline=None,
-          suppress_health_check=[HealthCheck.function_scoped_fixture])  # fmt: skip
+@settings(max_examples=40,
+          suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])  # fmt: skip
 @given(
     sweep=st.dictionaries(st.sampled_from("pqr"), st.lists(st.integers(1, 4), min_size=1, max_size=3,
                           unique=True), min_size=1),

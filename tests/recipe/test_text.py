@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from loramerge.errors import LoramergeError, MissingFile, RecipeError
@@ -217,7 +217,7 @@ def test_whole_numbers_beyond_64_bits_are_refused(number: int) -> None:
         assert "this cannot be read as int" in next(iter(mistakes.found.values()))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.dictionaries(printable, whole | st.floats(allow_nan=False) | printable | st.none()
        | st.booleans() | st.lists(printable), max_size=5))  # fmt: skip
 def test_written_yaml_is_read_back(content: dict[str, Any]) -> None:
@@ -238,7 +238,7 @@ YAMLISH = st.lists(
 ).map("".join)  # fmt: skip
 
 
-@settings(max_examples=600, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=600)
 @given(st.text(max_size=40) | YAMLISH)
 @example("!!float x: 1")
 @example("a: !!int x")

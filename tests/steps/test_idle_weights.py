@@ -77,7 +77,7 @@ def check_component(word: str, modules: list[str], found: list[str]) -> None:
     assert found in ([], [f"{word}=0.25"])
 
 
-@settings(max_examples=60, deadline=None, database=None, derandomize=True)
+@settings(max_examples=60, database=None, derandomize=True)
 @given(st.sampled_from(WORDS), st.lists(st.sampled_from(MODULES), min_size=1, unique=True))
 def test_a_component_is_told_just_where_it_changes_nothing(word: str, modules: list[str]) -> None:
     check_component(word, modules, told(f"{word}=0.25", *modules))
