@@ -16,7 +16,7 @@ from loramerge.steps import engine
 from loramerge.steps.adapters import encoded_for
 from loramerge.steps.given import one_adapter, references_to
 from loramerge.steps.inputs import adapter_of, read_adapter, weighted
-from loramerge.steps.outputs import output_of
+from loramerge.steps.outputs import named_output
 from loramerge.steps.parameters import Context
 from loramerge.steps.writing import WriteParameters
 from loramerge.verbs.card import Card, CardResult
@@ -69,10 +69,9 @@ def save(
     parameters = engine.parameters_from(
         WriteParameters, {"output": path, "to": dialect, "dtype": dtype, "force": force}
     )
-    output = output_of(parameters, [found], stem="")
-    assert output.path is not None
+    output = named_output(parameters, [found], stem="").checked()
     encoded = encoded_for(found, output, context)
-    return write_encoded(encoded, output.path, force=force)
+    return write_encoded(encoded, output.place, force=force)
 
 
 def card(

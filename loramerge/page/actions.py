@@ -13,14 +13,13 @@ from loramerge.library.hub import hub_reference
 from loramerge.library.lookup import find
 from loramerge.library.paths import below
 from loramerge.library.patterns import files_of
-from loramerge.library.shipped import is_shipped
 from loramerge.page.forms import is_offered
 from loramerge.page.places import Places
 from loramerge.parameters import Parameter, parameters_of, value_of
 from loramerge.recipe.saves import WRITTEN
 from loramerge.recipe.writing import recipe_content, yaml_text
 from loramerge.steps import engine
-from loramerge.steps.parameters import Verb, command_words
+from loramerge.steps.parameters import Context, Verb, command_words
 from loramerge.steps.references import Reference
 from loramerge.verbs import verb_named
 
@@ -52,9 +51,13 @@ class Action:
         found = getattr(self.parameters, "output", None)
         return None if found is None else str(found)
 
-    def recipe(self, folder: Path) -> str:
-        """Return the recipe that does the same, with paths relative to a folder."""
-        result = _Result(None if self.output is None else below(folder, self.output))
+    def recipe(self, folder: Path, output: str | None) -> str:
+        """Return the recipe that does the same, with paths relative to a folder.
+
+        Args:
+            output: the path that it writes to, None if that is not known.
+        """
+        result = _Result(None if output is None else below(folder, output))
         return yaml_text(recipe_content([(self.verb.name, self.parameters, result)], folder))
 
 
@@ -92,15 +95,28 @@ def action_of(verb: object, values: object, places: Places, *, whole: bool = Tru
                 f"{word} has more values than the page takes", expected=f"at most {_MOST}"
             )
     parameters = engine.parameters_from(found.parameters, values)
-    files = check_paths(parameters, places)
-    if found.gives == "document" and parameters.output is None:  # it lands beside what it describes
-        for path in files:
-            folder = path if path.is_dir() else path.parent
-            places.writable("README.md" if is_shipped(path) else folder / "README.md")
+    check_paths(parameters, places)
+    if found.gives == "document":
+        _check_document(found, parameters, places)
     check = getattr(parameters, "check", None)
     if whole and callable(check):  # a parameter of inspect has the name
         check()
     return Action(found, dict(values), parameters)
+
+
+def _check_document(verb: Verb, parameters: Any, places: Places) -> None:
+    """Refuse a document that would land where the page may not write: by default it lies beside what it
+    describes, which opens no file.
+
+    Raises:
+        UsageError: naming the path.
+    """
+    assert verb.output_path is not None
+    try:
+        output = verb.output_path(parameters, Context(root=places.folder))
+    except LoramergeError:
+        return  # there is nothing to describe, which the verb says better
+    places.writable(output)
 
 
 def check_paths(parameters: Any, places: Places) -> list[Path]:

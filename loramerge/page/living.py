@@ -14,10 +14,12 @@ from loramerge.page.processes import Listener, WorkerError, WorkerProcess
 
 __all__ = ["Live", "Replaced"]
 
-# what is asked for → the worker that does it, so that no plan waits for a picture or a long report
+# what is asked for → the worker that does it: no plan waits for a picture or a long report, and what
+# headers say waits for none of them
 _WORKERS: Mapping[str, str] = {
     "plan": "plans",
-    "describe": "plans",
+    "describe": "headers",
+    "output": "headers",
     "preview": "pictures",
     "warm": "pictures",
 }
@@ -28,7 +30,7 @@ _STOPPED = 130  # exit code of what was interrupted
 
 
 def _worker_of(request: Mapping[str, Any]) -> str:
-    if request.get("verb") in _TORCH:
+    if request["do"] != "output" and request.get("verb") in _TORCH:
         return "pictures"
     return _WORKERS.get(str(request["do"]), _OTHERS)
 
@@ -123,13 +125,19 @@ class Live:
         return listen
 
     def warm(self, delay: float) -> None:
-        """Load what the first picture needs, once, after some seconds; what is asked for goes first."""
+        """Load what the first name and the first picture need, once; what is asked for goes first.
+
+        Args:
+            delay: seconds before that of the picture.
+        """
         if self._warmed is None:
             self._warmed = asyncio.create_task(self._warm(delay))
 
     async def _warm(self, delay: float) -> None:
+        with suppress(LoramergeError):  # the first name and the first picture say it better
+            await self.ask({"do": "output", "verb": "mix", "values": {"adapters": ["zuzu"]}})
         await asyncio.sleep(delay)
-        with suppress(LoramergeError):  # the first picture says it better
+        with suppress(LoramergeError):
             await self.ask({"do": "warm"})
 
     def process_of(self, what: str) -> WorkerProcess:

@@ -18,7 +18,15 @@ from loramerge.library.paths import is_adapter_folder
 from loramerge.steps.references import Reference
 from loramerge.steps.writing import WriteParameters
 
-__all__ = ["Output", "adapter_output", "checkpoint_output", "default_name", "output_of", "sum_name"]
+__all__ = [
+    "Output",
+    "adapter_output",
+    "checkpoint_output",
+    "default_name",
+    "named_output",
+    "output_of",
+    "sum_name",
+]
 
 _LONGEST = 120
 _APART = frozenset('/\\:*?"<>|')  # what some system keeps out of names
@@ -48,6 +56,12 @@ class Output:
         """True if results must be as exact as float64 can hold."""
         return self.dtype == "F64"
 
+    @property
+    def place(self) -> Path:
+        """The path of a result that has one."""
+        assert self.path is not None
+        return self.path
+
     def at(self, path: Path) -> Output:
         """Return the same at a path, or refuse it before any work is done.
 
@@ -56,24 +70,30 @@ class Output:
         """
         return replace(self, path=adapter_output(path, self.dialect, force=self.force))
 
+    def checked(self) -> Output:
+        """Return this, or refuse its path before any work is done.
 
-def output_of(
-    parameters: WriteParameters, adapters: Sequence[Adapter], stem: str | None = None
-) -> Output:
-    """Return the path and the form of a result, or refuse it before any work is done.
+        Raises:
+            UsageError, OutputExists: see `adapter_output`.
+        """
+        return self.at(self.place)
+
+
+def output_of(parameters: WriteParameters, adapters: Sequence[Adapter]) -> Output:
+    """Return the form of a result that stays in memory."""
+    dialect = choose_dialect(parameters.target(), list(adapters), parameters.output)
+    return Output(None, dialect, parameters.float_type(), parameters.force, parameters.program)
+
+
+def named_output(parameters: WriteParameters, adapters: Sequence[Adapter], stem: str) -> Output:
+    """Return the path and the form of a result; `checked` refuses a path that cannot be written.
 
     Args:
-        stem: default name of the file without its suffix; None where nothing is written.
-
-    Raises:
-        UsageError, OutputExists: see `adapter_output`.
+        stem: default name of the file without its suffix.
     """
-    dialect = choose_dialect(parameters.target(), list(adapters), parameters.output)
-    found = Output(None, dialect, parameters.float_type(), parameters.force, parameters.program)
-    if stem is None:
-        return found
-    path = parameters.output
-    return found.at(default_name(stem, suffix_of(dialect)) if path is None else Path(path))
+    found, path = output_of(parameters, adapters), parameters.output
+    chosen = default_name(stem, suffix_of(found.dialect)) if path is None else Path(path)
+    return replace(found, path=chosen)
 
 
 def default_name(stem: str, suffix: str) -> Path:

@@ -133,6 +133,8 @@ class Verb:
             the inputs relate.
         forecast: function of parameters and a context that measures without writing what `predict`
             cannot know from headers; it returns plain values by name.
+        output_path: function of parameters and a context that returns the path that `run` writes to,
+            from headers; the path may exist. None for a verb that gives a report.
     """
 
     name: str
@@ -147,6 +149,7 @@ class Verb:
     large: int | None = None
     explain: Callable[[Any, Context], Explained] | None = None
     forecast: Callable[[Any, Context], dict[str, Any]] | None = None
+    output_path: Callable[[Any, Context], Path] | None = None
 
     @property
     def in_recipes(self) -> bool:

@@ -292,11 +292,26 @@ def forecast(parameters: Bake, context: Context = Context()) -> dict[str, Any]:
     return {"survival": found}
 
 
+def output_path(parameters: Bake, context: Context = Context()) -> Path:
+    """Return the path that `bake` writes to, from headers."""
+    parameters.check()
+    return _output(parameters.settled(), open_base(parameters.base, context))
+
+
 def _seed(parameters: Bake) -> int | None:
     return parameters.seed if parameters.rounding == "stochastic" else None
 
 
-VERB = Verb("bake", Bake, "checkpoint", bake, predict, distributes=True, forecast=forecast)
+VERB = Verb(
+    "bake",
+    Bake,
+    "checkpoint",
+    bake,
+    predict,
+    distributes=True,
+    forecast=forecast,
+    output_path=output_path,
+)
 
 
 def _require_once(parameters: Bake, base: FileInput, made: Made | None, context: Context) -> None:

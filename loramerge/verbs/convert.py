@@ -31,7 +31,7 @@ from loramerge.steps.batch import (
     one_by_one,
 )
 from loramerge.steps.batch_result import FilesResult
-from loramerge.steps.outputs import Output, output_of
+from loramerge.steps.outputs import Output, named_output, output_of
 from loramerge.steps.parameters import Context, Doc, ForFiles, Verb
 from loramerge.steps.prediction import Prediction, predict_adapter
 from loramerge.steps.proving import prove_written
@@ -198,11 +198,24 @@ def convert(parameters: Convert, context: Context = Context()) -> ConvertResult:
     source = open_source(
         [parameters.adapter], parameters.base, context, skip_unknown=parameters.skip_unknown
     )
-    dialect = output_of(parameters, source.adapters).dialect.name
-    label = parameters.label(None if dialect == source.adapter.info.dialect else dialect)
-    output = output_of(parameters, source.adapters, f"{parameters.adapter.label}-{label}")
+    output = _output(parameters, source).checked()
     result = _compute(source, parameters, output, context)
     return write_result(result, output, context, check=prove_written)
+
+
+def output_path(parameters: Convert, context: Context = Context()) -> Path:
+    """Return the path that `convert` writes to, from headers."""
+    parameters.check()
+    source = open_source(
+        [parameters.adapter], parameters.base, context, skip_unknown=parameters.skip_unknown
+    )
+    return _output(parameters, source).place
+
+
+def _output(parameters: Convert, source: Source) -> Output:
+    dialect = output_of(parameters, source.adapters).dialect.name
+    label = parameters.label(None if dialect == source.adapter.info.dialect else dialect)
+    return named_output(parameters, source.adapters, f"{parameters.adapter.label}-{label}")
 
 
 def compute_convert(parameters: Convert, context: Context = Context()) -> ConvertResult:
@@ -377,4 +390,5 @@ VERB = Verb(
     compute_convert,
     ForFiles(ConvertFiles, convert_files),
     uses_device=True,
+    output_path=output_path,
 )

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Annotated, Any
 
 from loramerge.adapter import Adapter, Delta, Info, Site
@@ -20,7 +21,7 @@ from loramerge.files.spool import spool_for
 from loramerge.steps.adapters import AdapterResult, budget, write_result
 from loramerge.steps.checkpoints import components_of, label_of
 from loramerge.steps.inputs import open_base
-from loramerge.steps.outputs import Output, output_of
+from loramerge.steps.outputs import Output, named_output, output_of
 from loramerge.steps.parameters import Context, Doc, Verb
 from loramerge.steps.prediction import Prediction, predict_adapter
 from loramerge.steps.provenance import FileInput, Made, base_input, step_of
@@ -180,10 +181,15 @@ def extract(parameters: Extract, context: Context = Context()) -> ExtractResult:
         LoramergeError: see `stream.differences.paired` and `stream.extract.extract`.
     """
     inputs = _opened(parameters, context)
-    output = output_of(parameters, [inputs.frame], _stem(parameters))
+    output = _output(parameters, inputs).checked()
     with inputs.digested(context):
         result = _compute(inputs, parameters, output, context)
         return write_result(result, output, context)
+
+
+def output_path(parameters: Extract, context: Context = Context()) -> Path:
+    """Return the path that `extract` writes to, from headers."""
+    return _output(parameters, _opened(parameters, context)).place
 
 
 def compute_extract(parameters: Extract, context: Context = Context()) -> ExtractResult:
@@ -216,7 +222,9 @@ def predict(parameters: Extract, context: Context = Context()) -> Prediction:
 _COPIES = 4  # of a module's difference that are held at a time, about
 _SECONDS = 2e-8  # for each element: read twice, and passed over some ten times
 
-VERB = Verb("extract", Extract, "adapter", extract, predict, compute_extract)
+VERB = Verb(
+    "extract", Extract, "adapter", extract, predict, compute_extract, output_path=output_path
+)
 
 
 @dataclass(frozen=True)
@@ -280,8 +288,9 @@ def _dialects(tuned: Checkpoint) -> dict[str, int]:
     return {"diffusers" if any(file.component for file in tuned.files.weights) else "comfyui": 1}
 
 
-def _stem(parameters: Extract) -> str:
-    return f"{label_of(parameters.tuned)}-{'full' if parameters.full else parameters.rank_label()}"
+def _output(parameters: Extract, inputs: _Inputs) -> Output:
+    ranks = "full" if parameters.full else parameters.rank_label()
+    return named_output(parameters, [inputs.frame], f"{label_of(parameters.tuned)}-{ranks}")
 
 
 def _compute(

@@ -27,7 +27,7 @@ from loramerge.steps.batch import (
 )
 from loramerge.steps.batch_result import FilesResult
 from loramerge.steps.inputs import require_whole
-from loramerge.steps.outputs import Output, output_of
+from loramerge.steps.outputs import Output, named_output, output_of
 from loramerge.steps.parameters import Context, Doc, ForFiles, Verb
 from loramerge.steps.prediction import Prediction, predict_adapter
 from loramerge.steps.proving import prove_written
@@ -164,10 +164,20 @@ def heal(parameters: Heal, context: Context = Context()) -> HealResult:
     """
     parameters.check()
     source = _open(parameters, context)
-    output = output_of(parameters, source.adapters, f"{parameters.adapter.label}-healed")
+    output = _output(parameters, source).checked()
     return write_result(
         _compute(source, parameters, output, context), output, context, check=prove_written
     )
+
+
+def output_path(parameters: Heal, context: Context = Context()) -> Path:
+    """Return the path that `heal` writes to, from headers."""
+    parameters.check()
+    return _output(parameters, _open(parameters, context)).place
+
+
+def _output(parameters: Heal, source: Source) -> Output:
+    return named_output(parameters, source.adapters, f"{parameters.adapter.label}-healed")
 
 
 def compute_heal(parameters: Heal, context: Context = Context()) -> HealResult:
@@ -274,4 +284,5 @@ VERB = Verb(
     predict,
     compute_heal,
     ForFiles(HealFiles, heal_files),
+    output_path=output_path,
 )

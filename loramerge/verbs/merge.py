@@ -14,12 +14,18 @@ from loramerge.errors import UsageError, listed
 from loramerge.events import Note, Warn
 from loramerge.files.dtypes import DTYPES, FLOATS
 from loramerge.parameters import Doc
-from loramerge.steps.checkpoints import bytes_of, components_of, header_of_bases, left_out
+from loramerge.steps.checkpoints import (
+    bytes_of,
+    check_output,
+    components_of,
+    header_of_bases,
+    left_out,
+)
 from loramerge.steps.inputs import base_path, open_base
 from loramerge.steps.merge_result import MergeResult, add_figures
 from loramerge.steps.methods import CheckpointMethodParameters
 from loramerge.steps.models import Models, Rule, open_models
-from loramerge.steps.outputs import checkpoint_output, default_name, sum_name
+from loramerge.steps.outputs import default_name, sum_name
 from loramerge.steps.parameters import Context, Verb
 from loramerge.steps.prediction import Prediction, predict_checkpoint
 from loramerge.steps.provenance import (
@@ -196,7 +202,10 @@ def merge(parameters: Merge, context: Context = Context()) -> MergeResult:
     parameters = parameters.settled()
     parameters.check()
     parameters, inputs = _opened(parameters, context)
-    output = _output(parameters, inputs.layout or inputs.first)
+    output = _output(parameters, inputs)
+    check_output(
+        inputs.layout or inputs.first, output, force=parameters.force, suffix=inputs.suffix
+    )
     plan = _plan(parameters, inputs)
     result = _result(parameters, output, plan, inputs)
     if plan.skipped:
@@ -248,7 +257,23 @@ def predict(parameters: Merge, context: Context = Context()) -> Prediction:
     )
 
 
-VERB = Verb("merge", Merge, "checkpoint", merge, predict, distributes=True, large=512 << 20)
+def output_path(parameters: Merge, context: Context = Context()) -> Path:
+    """Return the path that `merge` writes to, from headers."""
+    parameters = parameters.settled()
+    parameters.check()
+    return _output(*_opened(parameters, context))
+
+
+VERB = Verb(
+    "merge",
+    Merge,
+    "checkpoint",
+    merge,
+    predict,
+    distributes=True,
+    large=512 << 20,
+    output_path=output_path,
+)
 
 
 @dataclass(frozen=True)
@@ -264,8 +289,13 @@ class _Opened:
 
     @property
     def first(self) -> Checkpoint:
-        """The checkpoint whose layout the result has."""
+        """The checkpoint whose layout the result has, unless there is another for that."""
         return self.models.checkpoints[0][1]
+
+    @property
+    def suffix(self) -> str:
+        """The ending of the output, `''` for a folder."""
+        return (self.layout or self.first).files.suffix
 
 
 def _opened(parameters: Merge, context: Context) -> tuple[Merge, _Opened]:
@@ -312,16 +342,10 @@ def _plan(parameters: Merge, inputs: _Opened) -> MergePlan:
     return plan
 
 
-def _output(parameters: Merge, first: Checkpoint) -> Path:
-    suffix = first.files.suffix
+def _output(parameters: Merge, inputs: _Opened) -> Path:
     if parameters.output is not None:
-        path = Path(parameters.output)
-    else:
-        path = default_name(sum_name(parameters.models), suffix)
-    contents = None if suffix else first.files.contents()
-    return checkpoint_output(
-        path, contents, force=parameters.force, suffix=suffix or ".safetensors"
-    )
+        return Path(parameters.output)
+    return default_name(sum_name(parameters.models), inputs.suffix)
 
 
 def _made(parameters: Merge, inputs: _Opened) -> tuple[Made | None, list[FileInput]]:

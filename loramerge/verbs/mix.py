@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from loramerge.adapter import Adapter
@@ -27,7 +28,7 @@ from loramerge.events import Note, Warn
 from loramerge.files.spool import spool_for
 from loramerge.steps.adapters import AdapterResult, budget, whole_size, write_result
 from loramerge.steps.methods import AdapterMethodParameters
-from loramerge.steps.outputs import Output, output_of, sum_name
+from loramerge.steps.outputs import Output, named_output, output_of, sum_name
 from loramerge.steps.parameters import Context, Doc, Explained, Verb
 from loramerge.steps.prediction import Prediction, predict_adapter
 from loramerge.steps.provenance import Made
@@ -183,11 +184,22 @@ def mix(parameters: Mix, context: Context = Context()) -> MixResult:
     parameters = parameters.settled()
     parameters.check()
     source = _opened(parameters, context)
-    stem = "-".join(filter(None, (sum_name(parameters.adapters), parameters.rank_label())))
-    output = output_of(parameters, source.adapters, stem)
+    output = _output(parameters, source).checked()
     result = write_result(_compute(source, parameters, output, context), output, context)
     context.notify(Note("Load this file at strength 1: the weights are already applied."))
     return result
+
+
+def output_path(parameters: Mix, context: Context = Context()) -> Path:
+    """Return the path that `mix` writes to, from headers."""
+    parameters = parameters.settled()
+    parameters.check()
+    return _output(parameters, _opened(parameters, context)).place
+
+
+def _output(parameters: Mix, source: Source) -> Output:
+    stem = "-".join(filter(None, (sum_name(parameters.adapters), parameters.rank_label())))
+    return named_output(parameters, source.adapters, stem)
 
 
 def compute_mix(parameters: Mix, context: Context = Context()) -> MixResult:
@@ -360,7 +372,17 @@ def explain(parameters: Mix, context: Context = Context()) -> Explained:
     return Explained(tuple(reference.label for reference in source.references), found)
 
 
-VERB = Verb("mix", Mix, "adapter", mix, predict, compute_mix, uses_device=True, explain=explain)
+VERB = Verb(
+    "mix",
+    Mix,
+    "adapter",
+    mix,
+    predict,
+    compute_mix,
+    uses_device=True,
+    explain=explain,
+    output_path=output_path,
+)
 
 
 def _described(adapter: Adapter, reference: Reference, lost: float | None) -> dict[str, Any]:

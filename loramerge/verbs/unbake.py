@@ -181,7 +181,13 @@ def predict(parameters: Unbake, context: Context = Context()) -> Prediction:
     )
 
 
-VERB = Verb("unbake", Unbake, "checkpoint", unbake, predict)
+def output_path(parameters: Unbake, context: Context = Context()) -> Path:
+    """Return the path that `unbake` writes to, from headers."""
+    parameters.check()
+    return _output(parameters.settled(), open_base(parameters.checkpoint, context, _AN_ADAPTER))
+
+
+VERB = Verb("unbake", Unbake, "checkpoint", unbake, predict, output_path=output_path)
 
 
 def _opened(parameters: Unbake, context: Context) -> list[Adapter]:

@@ -28,7 +28,7 @@ from typing import Annotated
 from loramerge.algebra.outcome import uncut
 from loramerge.algebra.terms import Term
 from loramerge.steps.adapters import AdapterResult, write_result
-from loramerge.steps.outputs import output_of
+from loramerge.steps.outputs import named_output, output_of
 from loramerge.steps.parameters import Context, Doc, Verb
 from loramerge.steps.prediction import predict_adapter
 from loramerge.steps.references import Reference
@@ -52,8 +52,16 @@ def compute_flip(parameters, context=Context()):
 
 
 def flip(parameters, context=Context()):
-    output = output_of(parameters, [], f"{parameters.adapter.label}-flipped")
+    output = _output(parameters).checked()
     return write_result(compute_flip(parameters, context), output, context)
+
+
+def output_path(parameters, context=Context()):
+    return _output(parameters).place
+
+
+def _output(parameters):
+    return named_output(parameters, [], f"{parameters.adapter.label}-flipped")
 
 
 def predict(parameters, context=Context()):
@@ -64,7 +72,7 @@ def predict(parameters, context=Context()):
     return predict_adapter(whole, terms, RankParameters().rule(1), output, None, context)
 
 
-VERB = Verb("flip", Flip, "adapter", flip, predict, compute_flip)
+VERB = Verb("flip", Flip, "adapter", flip, predict, compute_flip, output_path=output_path)
 '''
 RENDER = """
 

@@ -293,7 +293,7 @@ def links(tab: Any) -> list[str]:
 
 
 def test_a_name_gets_its_ending_and_what_exists_is_replaced(browser, address, folder):
-    with opened(browser, address, "mix?add=zuzu") as tab:
+    with opened(browser, address, "mix?add=zuzu&add=polka") as tab:
         view, name = tab.view, tab.view.get_by_label("Save as")
         save = view.get_by_role("button", name="Save the mix")
         code = view.locator(".texts .code")
@@ -308,15 +308,47 @@ def test_a_name_gets_its_ending_and_what_exists_is_replaced(browser, address, fo
         view.get_by_text("Type another name.").wait_for()
         assert view.locator(".job button").all_inner_texts() == [""]  # takes it off the list
         name.fill("")
-        code.get_by_text("loramerge mix zuzu", exact=True).wait_for()
-        save.click()
-        view.locator(".action .job[data-state=done]").wait_for()
+        code.get_by_text("loramerge mix zuzu polka", exact=True).wait_for()
+        assert name.get_attribute("placeholder") == "zuzu+polka.safetensors"
+        (folder / "zuzu+polka.safetensors").write_bytes(b"meanwhile")
         save.click()
         view.get_by_text("Replace it, or type another name.").wait_for()
         assert view.get_by_role("button", name="Run again").count() == 0
         assert "force" not in view.locator(".action .job").inner_text()
         view.get_by_role("button", name="Replace it").click()
         assert links(tab) == ["Inspect", "Add to mix", "Resize", "Bake"]
+
+
+def test_the_name_is_shown_before_and_what_it_replaces(browser, address, folder):
+    (folder / "zuzu@0.5.safetensors").write_bytes(b"first")
+    with opened(browser, address, "mix?add=zuzu") as tab:
+        view, save = tab.view, tab.view.get_by_role("button", name="Save the mix")
+        weight = view.get_by_role("spinbutton", name="Weight of zuzu, as a number")
+
+        def weigh(number: str) -> None:
+            weight.fill(number)
+            weight.press("Enter")
+            view.locator(f".action input[placeholder='zuzu@{number}.safetensors']").wait_for()
+
+        weigh("0.5")
+        box = view.get_by_label("Replace the file that is there: zuzu@0.5.safetensors")
+        box.wait_for()
+        assert save.is_disabled()
+        box.check()
+        view.get_by_role("tab", name="YAML").click()
+        view.locator(".texts .code").get_by_text("save: zuzu@0.5.safetensors").wait_for()
+        weigh("0.4")  # nothing is there
+        view.locator(".replace").wait_for(state="hidden")
+        weigh("0.5")  # it was agreed to before, and is asked for once more
+        box.wait_for()
+        assert not box.is_checked() and save.is_disabled()
+        box.check()
+        save.click()
+        view.locator(".action .job[data-state=done]").wait_for()
+        view.locator(".replace:not([hidden])").wait_for()  # the new one
+        assert (folder / "zuzu@0.5.safetensors").stat().st_size > 1000
+        view.get_by_role("button", name="Save as recipe").click()
+        view.get_by_role("dialog").wait_for()  # no name has to be typed first
 
 
 def test_bake_says_what_it_needs_and_its_result_leads_on(browser, address):

@@ -1,4 +1,4 @@
-"""Forms, and actions: what they would write, said as YAML and as a command line."""
+"""Forms, and actions: what they would write and where, said as YAML and as a command line."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from loramerge.library.paths import below
-from loramerge.page.actions import action_of
+from loramerge.page.actions import Action, action_of
 from loramerge.page.forms import forms
-from loramerge.page.server import answer, body_of, page_of
+from loramerge.page.living import Replaced
+from loramerge.page.processes import WorkerEnded, WorkerError
+from loramerge.page.server import Page, answer, body_of, page_of
 
 __all__ = ["ROUTES"]
 
@@ -22,18 +24,38 @@ async def _verbs(request: Request) -> Response:
 
 async def _action(request: Request) -> Response:
     content, page = await body_of(request), page_of(request)
+    verb, values = content.get("verb"), content.get("values", {})
+    action = await asyncio.to_thread(action_of, verb, values, page.places)
+    try:
+        output = action.output or await _chosen(action, page, str(content.get("latest") or ""))
+    except Replaced:
+        return answer({"replaced": True})
 
     def said() -> dict[str, object]:
-        action = action_of(content.get("verb"), content.get("values", {}), page.places)
-        output = action.output
         return {
-            "yaml": action.recipe(page.places.folder),
+            "yaml": action.recipe(page.places.folder, output),
             "command": action.command,
             "output": output,
             "exists": output is not None and below(page.places.folder, output).exists(),
         }
 
     return answer(await asyncio.to_thread(said))
+
+
+async def _chosen(action: Action, page: Page, key: str) -> str | None:
+    """Return the path that a verb chooses for its result; None if it chooses none.
+
+    Raises:
+        Replaced: by a newer request with the same key.
+    """
+    if action.verb.output_path is None:
+        return None
+    asked = {"do": "output", "verb": action.verb.name, "values": dict(action.values)}
+    try:
+        found = await page.live.ask(asked, key)
+    except (WorkerError, WorkerEnded):
+        return None  # the run says why
+    return None if found is None else str(found)
 
 
 ROUTES = [

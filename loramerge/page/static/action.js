@@ -1,11 +1,11 @@
 // The end of every panel: where the result goes, Run, and the same as a command and as a recipe.
 
-import { post } from "./api.js";
+import { keyOf, post } from "./api.js";
 import { asked } from "./dialog.js";
 import { el, fill, fresh, later } from "./dom.js";
 import { icon } from "./icons.js";
 import { jobPlace } from "./job.js";
-import { start } from "./jobs.js";
+import { ACTIVE, job, onChange, start } from "./jobs.js";
 import { remembered } from "./store.js";
 import { copy, fail, failure, say } from "./toast.js";
 
@@ -74,9 +74,10 @@ function texts(verb, unnamed) {
  */
 export function actionPanel(verb, values, options = {}) {
   const { label = "Run", missing = "", output = "output", kept = {}, keep = () => {}, done = () => {} } = options;
+  const unknown = innerWidth < 560 ? "automatic" : "chosen by the inputs' names";
   const id = fresh("output");
   const shown = texts(verb, () => {
-    if (!output || input.value.trim()) return false;
+    if (!output || told.output) return false;
     say("Name the file above first: a recipe says where its result goes.");
     input.focus();
     return true;
@@ -86,10 +87,9 @@ export function actionPanel(verb, values, options = {}) {
   const replace = el("input", { type: "checkbox", onchange: () => update() });
   const replaceRow = el("label.check.replace", { hidden: true }, replace, el("span"));
   const input = el("input", {
-    id, value: kept.output ?? "", autocomplete: "off", spellcheck: "false", placeholder: innerWidth < 560 ? "automatic" : "chosen by the inputs' names",
+    id, value: kept.output ?? "", autocomplete: "off", spellcheck: "false", placeholder: unknown,
     oninput: () => {
       kept.output = input.value;
-      replace.checked = false;
       keep();
       update();
     },
@@ -102,6 +102,7 @@ export function actionPanel(verb, values, options = {}) {
 
   let ready = false;
   let latest = 0;
+  let told = {}; // the newest answer, and what was asked
   const asActed = () => {
     const found = values();
     if (!found) return null;
@@ -119,14 +120,23 @@ export function actionPanel(verb, values, options = {}) {
       const needed = typeof missing === "function" ? missing() : missing;
       fill(message, needed ? el("p.soft", {}, needed) : null);
       shown.set({ command: "", yaml: "" });
+      told = {};
+      input.placeholder = unknown;
       set(false);
       node.classList.add("empty");
       return;
     }
     node.classList.remove("empty");
     try {
-      const answer = await post("/api/action", { verb, values: found });
+      const answer = await post("/api/action", { verb, values: found, latest: keyOf(`action-${verb}`) });
       if (mine !== latest) return;
+      const other = replace.checked && told.output !== answer.output; // another file than was agreed to
+      told = { ...answer, asked: JSON.stringify(found) };
+      if (other) {
+        replace.checked = false;
+        return ask();
+      }
+      input.placeholder = answer.output ?? unknown;
       shown.set({ command: answer.command, yaml: answer.yaml });
       replaceRow.hidden = !answer.exists;
       replaceRow.lastChild.textContent = `Replace the file that is there${answer.output ? `: ${answer.output}` : ""}`;
@@ -135,6 +145,7 @@ export function actionPanel(verb, values, options = {}) {
       options.ready?.(answer);
     } catch (error) {
       if (mine !== latest) return;
+      input.placeholder = unknown;
       fill(message, failure(error));
       set(false);
     }
@@ -144,6 +155,7 @@ export function actionPanel(verb, values, options = {}) {
   }
   async function run() {
     if (!ready) return;
+    if (replace.checked && JSON.stringify(asActed()) !== told.asked) return update();
     if (options.act) {
       options.act();
       return;
@@ -165,6 +177,7 @@ export function actionPanel(verb, values, options = {}) {
     node.style.setProperty("--peek", `${place.node.firstChild ? shown.node.offsetTop : row.offsetTop + row.offsetHeight + 12}px`);
   });
   own.observe(node);
+  const listening = onChange((which) => !ACTIVE.has(job(which)?.state) && update()); // what a job wrote is there now
   update();
-  return { node, update, run, stop: () => (own.disconnect(), place.stop()) };
+  return { node, update, run, stop: () => (own.disconnect(), listening(), place.stop()) };
 }

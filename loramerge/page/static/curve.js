@@ -9,12 +9,12 @@ const EDGE = 12;
 const SNAP = 0.05;
 
 /**
- * Return `{node, set}`: one handle for each value.
+ * Return a picture with one handle for each value.
  *
  * @param {{values: number[], names: string[], least?: number, most?: number, onchange: (values: number[]) => void, smooth?: boolean}} options
  */
 export function curve({ values, names, least = 0, most = 1.5, onchange, label }) {
-  let now = [...values];
+  const now = [...values];
   const low = Math.min(least, ...now);
   const high = Math.max(most, ...now);
   const x = (index) => EDGE + (index * (WIDE - 2 * EDGE)) / Math.max(1, now.length - 1);
@@ -84,5 +84,5 @@ export function curve({ values, names, least = 0, most = 1.5, onchange, label })
   draw();
   const ends = el("div.curve-names.small.soft", { "aria-hidden": "true" },
     el("span", {}, names[0]), el("span", {}, names[Math.floor(names.length / 2)]), el("span", {}, names.at(-1)));
-  return { node: el("div.curve-box", {}, picture, ends, shown), set: (next) => ((now = [...next]), draw()) };
+  return el("div.curve-box", {}, picture, ends, shown);
 }

@@ -27,7 +27,7 @@ export function dragCard(node, card) {
 }
 
 /**
- * Return `{node, add, draw, set}`.
+ * Return `{node, add, draw}`.
  *
  * @param {object[]} items changed in place
  * @param {{about: object, refers?: string, empty?: any, onchange: (structure: boolean) => void, noun?: string, weighted?: boolean}} options
@@ -40,7 +40,6 @@ export function stack(items, { about, refers = "adapters", empty = null, onchang
     for (const one of found ?? []) add(one);
   } }, icon("add"), `Add ${/^[aeio]/.test(noun) ? "an" : "a"} ${noun}`);
   const node = el("div.stack", {}, list, adding ? button : null, said);
-  const controls = [];
   let dragged = null;
 
   function add(found, at = items.length) {
@@ -60,7 +59,6 @@ export function stack(items, { about, refers = "adapters", empty = null, onchang
   function row(item, index) {
     const changed = () => onchange(false);
     const control = weighted ? weighting(item, about, changed) : null;
-    controls.push(control);
     const toggle = control && el("button.icon-only", {
       "aria-label": `Finer weights of ${item.label}`, "aria-expanded": String(item.open), title: "Per component or block",
       onclick: () => {
@@ -106,7 +104,6 @@ export function stack(items, { about, refers = "adapters", empty = null, onchang
     return node;
   }
   function draw() {
-    controls.length = 0;
     fill(list, items.map(row));
     list.hidden = !items.length;
     node.classList.toggle("is-empty", !items.length);
@@ -143,5 +140,5 @@ export function stack(items, { about, refers = "adapters", empty = null, onchang
     return undefined;
   });
   draw();
-  return { node, add, draw, setWeight: (index, value) => controls[index]?.set(value) };
+  return { node, add, draw };
 }

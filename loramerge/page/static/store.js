@@ -36,12 +36,7 @@ export function remembered(name, initial) {
     waiting.set(name, value);
     flush();
   };
-  const forget = () => {
-    for (const key of Object.keys(value)) delete value[key];
-    Object.assign(value, structuredClone(initial));
-    keep();
-  };
-  return { value, keep, forget };
+  return { value, keep };
 }
 
 /** Return a list of listeners: `add` returns a function that takes one away again. */

@@ -24,7 +24,6 @@ export function wall({ fetchPage, card, ontotal, onerror }) {
   function measure() {
     const wide = node.clientWidth || 1;
     columns = Math.max(wide < 420 ? 2 : 1, Math.floor((wide + CARD.gap) / (CARD.least + CARD.gap)));
-    node.style.setProperty("--columns", columns);
     node.style.height = `${Math.ceil(total / columns) * (CARD.high + CARD.gap)}px`;
     return (wide - CARD.gap * (columns - 1)) / columns;
   }

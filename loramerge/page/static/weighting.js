@@ -58,7 +58,7 @@ function blocks(weight, about, parts, changed, redraw) {
       el("button.quiet", { onclick: turn((all) => [...all].reverse()) }, "Mirror"),
       el("button.quiet", { onclick: turn((all) => all.map((one) => Number((one / 2).toFixed(4)))) }, "Halve"),
       el("button.quiet", { onclick: turn((all) => all.map(() => 1)) }, "All 1")),
-    drawn.node,
+    drawn,
   ];
 }
 
@@ -67,7 +67,7 @@ function depth(weight, changed) {
     curve({ values: weight.points, names: DEPTH, label: "Weights from the first block to the last", onchange: (next) => {
       weight.points = next;
       changed();
-    } }).node,
+    } }),
     slider({ label: "Text encoder", value: weight.rest ?? 1, onchange: (next) => {
       weight.rest = next;
       changed();
@@ -76,7 +76,7 @@ function depth(weight, changed) {
 }
 
 /**
- * Return the control: `{node, drawer, set}`; the slider stands in the row, the drawer below it.
+ * Return the control: `{row, drawer}`; the slider stands in the row, the drawer below it.
  *
  * @param {object} item `{name, weight, family, open}`, changed in place
  */
@@ -85,7 +85,6 @@ export function weighting(item, about, changed) {
   const drawer = el("div.drawer", { hidden: !item.open });
   const row = el("div.weight");
   const note = el("span.soft.small.brief");
-  let own = null;
   const told = () => {
     note.textContent = brief(item.weight, about.presets);
     changed();
@@ -98,7 +97,7 @@ export function weighting(item, about, changed) {
   function draw() {
     const { weight } = item;
     note.textContent = brief(weight, about.presets);
-    own = weight.mode === "one"
+    const own = weight.mode === "one"
       ? slider({ label: `Weight of ${item.label ?? item.name}`, value: weight.value, quiet: true, onchange: (next) => {
         weight.value = next;
         told();
@@ -116,5 +115,5 @@ export function weighting(item, about, changed) {
     );
   }
   draw();
-  return { row, drawer, set: (value) => own?.set(value) };
+  return { row, drawer };
 }

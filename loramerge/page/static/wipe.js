@@ -36,9 +36,6 @@ export function wipe() {
       names[1].textContent = text;
       return show(right, address, `B: ${text}`);
     },
-    get a() {
-      return left.getAttribute("src");
-    },
     get b() {
       return right.getAttribute("src");
     },

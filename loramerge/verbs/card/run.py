@@ -105,7 +105,7 @@ def card(parameters: Card, context: Context = Context()) -> CardResult:
     from loramerge.verbs.card.content import EXPECTED, card_content
 
     path = _path(parameters, context)
-    target = _default(path) if parameters.output is None else Path(parameters.output)
+    target = _output(parameters, path)
     check_target(target, force=parameters.force)
     check_apart(target, Setting("output"), [path])
     adapter = read_adapter(path)
@@ -140,7 +140,12 @@ def predict(parameters: Card, context: Context = Context()) -> Prediction:
     return Prediction(modules=len(adapter.deltas))
 
 
-VERB = Verb("card", Card, "document", card, predict)
+def output_path(parameters: Card, context: Context = Context()) -> Path:
+    """Return the path of the card that `card` writes."""
+    return _output(parameters, _path(parameters, context))
+
+
+VERB = Verb("card", Card, "document", card, predict, output_path=output_path)
 
 
 def _path(parameters: Card, context: Context) -> Path:
@@ -158,8 +163,10 @@ def _path(parameters: Card, context: Context) -> Path:
     return known if known is not None else find(parameters.file, "adapters", root=context.root)
 
 
-def _default(path: Path) -> Path:
+def _output(parameters: Card, path: Path) -> Path:
     """Return the card's place beside a file, in a folder, or here for what comes with loramerge."""
+    if parameters.output is not None:
+        return Path(parameters.output)
     if is_shipped(path):
         return Path("README.md")
     return (path if path.is_dir() else path.parent) / "README.md"

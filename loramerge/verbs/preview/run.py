@@ -25,7 +25,7 @@ def preview(parameters: Preview, context: Context = Context()) -> PreviewResult:
         LoramergeError: see `train.drawing.preview.preview`.
     """
     parameters.check()
-    path = _output(parameters, context)
+    path = output_path(parameters, context)
     pages = [path.with_suffix(".html")] if parameters.html else []
     for one in (path, *pages):
         check_target(one, force=parameters.force)
@@ -51,7 +51,8 @@ def compute_preview(parameters: Preview, context: Context = Context()) -> Previe
     return PreviewResult(None, [], sheet.rows, sheet.columns, sheet.changes, sheet.like, sheet)
 
 
-def _output(parameters: Preview, context: Context) -> Path:
+def output_path(parameters: Preview, context: Context = Context()) -> Path:
+    """Return the path of the picture that `preview` writes."""
     if parameters.output is not None:
         return Path(parameters.output)
     bases = "+".join(base_name(name, context) for name in parameters.base)
@@ -59,4 +60,6 @@ def _output(parameters: Preview, context: Context) -> Path:
     return default_name(f"preview-{subject}", ".png")
 
 
-VERB = Verb("preview", Preview, "picture", preview, predict, uses_device=True)
+VERB = Verb(
+    "preview", Preview, "picture", preview, predict, uses_device=True, output_path=output_path
+)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from loramerge.adapter.sites import for_dialect, without_values
@@ -20,7 +21,7 @@ from loramerge.files.spool import spool_for
 from loramerge.steps.adapters import AdapterResult, budget, whole_size, write_result
 from loramerge.steps.batch import FileWork, in_batch
 from loramerge.steps.batch_result import FilesResult
-from loramerge.steps.outputs import Output, output_of
+from loramerge.steps.outputs import Output, named_output, output_of
 from loramerge.steps.parameters import Context, ForFiles, Verb
 from loramerge.steps.prediction import Prediction, predict_adapter
 from loramerge.steps.source import Source, open_source
@@ -85,7 +86,7 @@ def resize_each(several: Sequence[Resize], context: Context = Context()) -> list
     for one in several:
         one.check()
     source = _opened(several[0], context)
-    todo = [(one, output_of(one, source.adapters, _stem(one))) for one in several]
+    todo = [(one, _output(one, source).checked()) for one in several]
     results = _compute(source, todo, context)
     return [
         write_result(result, output, context)
@@ -93,8 +94,15 @@ def resize_each(several: Sequence[Resize], context: Context = Context()) -> list
     ]
 
 
-def _stem(parameters: Resize) -> str:
-    return f"{parameters.adapter.label}-{parameters.rank_label()}"
+def output_path(parameters: Resize, context: Context = Context()) -> Path:
+    """Return the path that `resize` writes to, from headers."""
+    parameters.check()
+    return _output(parameters, _opened(parameters, context)).place
+
+
+def _output(parameters: Resize, source: Source) -> Output:
+    stem = f"{parameters.adapter.label}-{parameters.rank_label()}"
+    return named_output(parameters, source.adapters, stem)
 
 
 def compute_resize(parameters: Resize, context: Context = Context()) -> ResizeResult:
@@ -262,4 +270,5 @@ VERB = Verb(
     compute_resize,
     ForFiles(ResizeFiles, resize_files),
     uses_device=True,
+    output_path=output_path,
 )

@@ -127,7 +127,17 @@ def forecast(parameters: Train, context: Context = Context()) -> dict[str, Any]:
     return {"dry_run": train(parameters, context).json()}
 
 
-VERB = Verb("train", Train, "adapter", train, predict, trained, uses_device=True, forecast=forecast)
+VERB = Verb(
+    "train",
+    Train,
+    "adapter",
+    train,
+    predict,
+    trained,
+    uses_device=True,
+    forecast=forecast,
+    output_path=output_path,
+)
 
 
 # --- training -----------------------------------------------------------------------------------
