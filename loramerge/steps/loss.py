@@ -16,11 +16,11 @@ from loramerge.stream.on_grid import WAYS
 from loramerge.stream.stored_anew import forms_in
 from loramerge.stream.survival import Survival, totals_of
 
-__all__ = ["LEAST", "forecast", "require_kept", "wider_type"]
+__all__ = ["LEAST", "WHOLE", "estimated_from", "forecast", "require_kept", "wider_type"]
 
 LEAST = 0.9  # share of the change that must be kept
 _SAMPLES = 4  # tensors on which remedies are measured
-_WHOLE = 64 << 20  # bytes of changed tensors that a forecast reads; half a second on one core
+WHOLE = 64 << 20  # bytes of changed tensors that a forecast reads; half a second on one core
 _FORECAST = 32  # tensors on which it is measured where all of them have more
 
 Remedy = tuple[Setting, BakePlan, int | None]  # its setting, the plan with it, and the seed
@@ -99,7 +99,7 @@ def forecast(
         `kept` and `relative_error` as the bake reports them, `change` (‖ΔW‖ / ‖W‖), the `worst` module,
         and `estimated`: from how many of the changed tensors, None if from all.
     """
-    some = plan if _bytes(plan) <= _WHOLE else _sampled(plan, _FORECAST)
+    some = plan if _bytes(plan) <= WHOLE else _sampled(plan, _FORECAST)
     totals = totals_of(survey(some, seed=seed, threads=threads, notify=notify))
     if totals is None:
         return None
@@ -110,11 +110,12 @@ def forecast(
         "change": totals.change,
         "worst": {"module": worst.module, "relative_error": worst.relative_error},
         "least": LEAST,
-        "estimated": _estimated(len(_names(some)), len(_names(plan))),
+        "estimated": estimated_from(len(_names(some)), len(_names(plan))),
     }
 
 
-def _estimated(measured: int, tensors: int) -> str | None:
+def estimated_from(measured: int, tensors: int) -> str | None:
+    """Return from how many of some tensors something was estimated, in words; None if from all."""
     return None if measured == tensors else f"from {measured} of {tensors} tensors"
 
 

@@ -33,7 +33,7 @@ from loramerge.stream.writing import (
     write_checkpoint,
 )
 
-__all__ = ["merge", "output_size"]
+__all__ = ["layouts_of", "merge", "output_size"]
 
 
 def merge(
@@ -91,6 +91,11 @@ def output_size(plan: MergePlan, metadata: Mapping[str, str]) -> int:
     infos = {file: layout.infos for file, layout, _ in layouts}
     weights = sum(layout.size for _, layout, _ in layouts)
     return weights + bytes_of_others(plan.files, partial(_other, plan=plan, infos=infos))
+
+
+def layouts_of(plan: MergePlan, whole: Whole) -> list[Layout[Blended]]:
+    """Return what a plan makes of each file."""
+    return [_layout(file, plan, whole, {})[1] for file in plan.files.weights]
 
 
 def _layout(

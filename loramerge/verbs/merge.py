@@ -22,6 +22,8 @@ from loramerge.steps.checkpoints import (
     left_out,
 )
 from loramerge.steps.inputs import base_path, open_base
+from loramerge.steps.merge_forecast import forecast as forecast_of
+from loramerge.steps.merge_forecast import why_unknown
 from loramerge.steps.merge_result import MergeResult, add_figures
 from loramerge.steps.methods import CheckpointMethodParameters
 from loramerge.steps.models import Models, Rule, open_models
@@ -257,6 +259,19 @@ def predict(parameters: Merge, context: Context = Context()) -> Prediction:
     )
 
 
+def forecast(parameters: Merge, context: Context = Context()) -> dict[str, Any]:
+    """Return an estimate of what rounding keeps, as `survival`, or why there is none, as `unknown`.
+
+    See `steps.merge_forecast.forecast`.
+    """
+    parameters = parameters.settled()
+    parameters.check()
+    if not parameters.layers and (why := why_unknown(parameters.operation().operator)):
+        return {"survival": None, "unknown": why}
+    plan = _plan(*_opened(parameters, context))
+    return {"survival": forecast_of(plan, threads=context.threads, notify=context.notify)}
+
+
 def output_path(parameters: Merge, context: Context = Context()) -> Path:
     """Return the path that `merge` writes to, from headers."""
     parameters = parameters.settled()
@@ -272,6 +287,7 @@ VERB = Verb(
     predict,
     distributes=True,
     large=512 << 20,
+    forecast=forecast,
     output_path=output_path,
 )
 

@@ -189,7 +189,7 @@ def test_the_forecast_of_a_bake_is_what_it_keeps(
     result = lm.bake("tiny", ["zuzu:0.5"], tmp_path / "out", dtype="bfloat16", allow_loss=True)
     assert found["kept"] == pytest.approx(result.survived, rel=1e-12)
     assert found["estimated"] is None
-    monkeypatch.setattr(loss, "_WHOLE", 0)
+    monkeypatch.setattr(loss, "WHOLE", 0)
     monkeypatch.setattr(loss, "_FORECAST", 20)
     some = plan.do({"verb": "bake", "values": values, "relations": True}, ignore)["survival"]
     assert some["estimated"] == "from 20 of 84 tensors"

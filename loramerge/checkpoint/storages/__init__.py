@@ -19,7 +19,7 @@ from loramerge.checkpoint.storage import (
 from loramerge.discovery import Registry
 from loramerge.files.tensors import Tensor
 
-__all__ = ["STORAGES", "as_weights", "encodings", "held", "quantised_by"]
+__all__ = ["STORAGES", "as_weights", "encodings", "held", "quantised_by", "recognised"]
 
 STORAGES: Registry[Storage] = Registry(
     "loramerge.storages", "STORAGE", {__name__: str(__path__[0])}
@@ -27,7 +27,13 @@ STORAGES: Registry[Storage] = Registry(
 
 
 def held(tensors: Mapping[str, Tensor], name: str) -> HeldTensor | None:
-    """Return a weight in its storage, None if no storage knows it.
+    """Return a weight in its storage, None if no storage knows it; see `recognised`."""
+    found = recognised(tensors, name)
+    return None if found is None else found[1]
+
+
+def recognised(tensors: Mapping[str, Tensor], name: str) -> tuple[Storage, HeldTensor] | None:
+    """Return the storage of a weight, and the weight in it; None if no storage knows it.
 
     Args:
         tensors: of the file.
@@ -39,7 +45,7 @@ def held(tensors: Mapping[str, Tensor], name: str) -> HeldTensor | None:
         for storage in STORAGES.known():
             found = storage.recognise(tensors, name)
             if found is not None:
-                return found
+                return storage, found
         if not STORAGES.look_for_others():
             return None
 

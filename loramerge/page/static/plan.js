@@ -6,7 +6,7 @@ import { newest } from "./live.js";
 import { failure, notes } from "./toast.js";
 import { label, number, percent, plural, ranks, seconds, size, stem } from "./words.js";
 
-const KNOWN = new Set(["modules", "ranks", "at_most", "size", "memory", "seconds", "remarks", "warnings", "refused", "relations", "findings", "columns", "losses", "survival", "dry_run"]);
+const KNOWN = new Set(["modules", "ranks", "at_most", "size", "memory", "seconds", "remarks", "warnings", "refused", "relations", "findings", "columns", "losses", "survival", "unknown", "dry_run"]);
 const SHARES = /^(kept|share|survives|survival|norm_kept|relative_error|rounded)/;
 
 const fact = (name, value) => (value === "" || value === null || value === undefined ? null : [el("dt", {}, name), el("dd", {}, value)]);
@@ -77,17 +77,19 @@ function planned(found) {
   return [
     found.refused ? failure({ message: found.refused }) : null,
     notes("warn", found.warnings), facts(found), lost(found), related(found.relations), dryRun(found.dry_run),
-    notes("plain", found.remarks), notes("plain", found.findings?.map((one) => one.text ?? one)),
+    notes("plain", [...(found.remarks ?? []), found.unknown].filter(Boolean)), notes("plain", found.findings?.map((one) => one.text ?? one)),
   ];
 }
 
-/** Return what is lost: of a resize by its ranks, of a bake by rounding. */
+/** Return what is lost: of a resize by its ranks, of a bake or a merge by rounding. */
 function lost({ losses, survival }) {
   const from = survival ?? losses ?? {};
   const kept = from.kept ?? from.norm_kept;
   if (kept == null) return null;
+  const storages = from.storages?.length > 1 ? from.storages : [];
   return el("div.norms", {}, el("p.pair-names", {}, survival ? "What rounding keeps" : "What is kept"),
     meter("Kept", kept, percent(kept, 4)),
+    storages.map((one) => meter(one.storage, one.kept, percent(one.kept))),
     from.relative_error > 0 ? meter("Error", Math.min(1, from.relative_error), percent(from.relative_error)) : null,
     from.change ? el("p.soft.small", {}, `Size of the change: ${percent(from.change)} of the weights' norm`) : null,
     from.worst ? el("p.soft.small.breaks", {}, `Worst module: ${from.worst.module}: relative error ${number(from.worst.relative_error)}`) : null,
@@ -119,7 +121,7 @@ export function planPanel(verb, { title = "Plan" } = {}) {
       node.dataset.state = "shown";
       // figures that need the weights stay until the next ones come
       if (whole) last = found;
-      else for (const name of ["relations", "losses", "survival", "dry_run"]) found[name] ??= last?.[name];
+      else for (const name of ["relations", "losses", "survival", "unknown", "dry_run"]) found[name] ??= last?.[name];
       fill(body, planned(found));
     },
     failed: (error) => {
