@@ -69,6 +69,7 @@ class Operator:
         alone: whether `merge` also gets modules that a single adapter has; otherwise they become
             weight · ΔW.
         formula, when, source: the definition, when to use it, and where it is from.
+        when_models: the same as `when`, for checkpoints; empty where that holds for them, too.
         laws: names of the laws it claims, see `algebra.laws`.
         scale: the final scale where none is given, see `algebra.scale`.
         correct: function of the result of any operator and of the weighted changes, matrices of one
@@ -93,6 +94,7 @@ class Operator:
     alone: bool = False
     formula: str = ""
     when: str = ""
+    when_models: str = ""
     source: str = ""
     laws: tuple[str, ...] = ()
     scale: str = "literal"

@@ -100,6 +100,7 @@ def operators() -> list[dict[str, Any]]:
             "summary": one.title,
             "formula": one.formula,
             "when": one.when,
+            "when_models": one.when_models or one.when,
             "source": one.source,
             "scale": one.scale,
             "parameters": [parameter.word for parameter in one.own_parameters],

@@ -63,6 +63,10 @@ class Job:
         """True if it waits or runs."""
         return self.state in ACTIVE
 
+    def lose(self) -> None:
+        """Note that its server ended before it did."""
+        self.state, self.error = "lost", dict(_LOST)
+
     def json(self) -> dict[str, Any]:
         """Return the job as the page gets it."""
         content = asdict(self)
@@ -154,7 +158,7 @@ class History:
     def _lose(self, server: str) -> None:
         for job in self.jobs.values():
             if job.server == server and job.is_active:
-                job.state, job.error = "lost", dict(_LOST)
+                job.lose()
                 self.write(job)
         self._clean(server)
 

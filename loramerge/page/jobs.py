@@ -39,6 +39,7 @@ class Jobs:
         self._worker: WorkerProcess | None = None
         self._number = 0
         self._running: Job | None = None
+        self._stopped = ""  # the job that a person stopped last
         self._free = asyncio.Event()
         self._free.set()
         self._ending = False
@@ -110,6 +111,7 @@ class Jobs:
         job = self._own(number)
         if not job.is_active:
             raise UsageError("this job has ended already")
+        self._stopped = job.id
         if job is self._running and self._worker is not None:
             self._worker.stop(self._number)
         else:
@@ -171,6 +173,9 @@ class Jobs:
         except WorkerError as error:
             job.error = error.content
             state = "cancelled" if error.exit_code == 130 else "failed"
+            if state == "cancelled" and self._ending and job.id != self._stopped:
+                job.lose()  # as the jobs that wait, and nobody asked for it
+                state = job.state
         except (LoramergeError, OSError) as error:
             job.error, state = _error(error), "failed"
         finally:

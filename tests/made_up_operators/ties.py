@@ -10,7 +10,7 @@ from loramerge.algebra.operators import Magnitude
 @dataclass(frozen=True)
 class Ties:
     kept_share: Annotated[
-        float, lm.Bounds(gt=0, le=1), lm.Doc("Share of the entries of each adapter that is kept.")
+        float, lm.Bounds(gt=0, le=1), lm.Doc("Share of the entries of each input that is kept.")
     ] = 0.2
 
 

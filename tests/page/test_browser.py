@@ -393,8 +393,9 @@ def card(number: int, **more: Any) -> dict[str, Any]:
     name = f"adapter {number:04d}"
     return {
         "id": f"c{number}", "name": name, "path": f"/loras/{name}.safetensors", "reference": name,
-        "family": "sd15", "kinds": ["lora"], "ranks": {"8": 10}, "size": 1_000_000 + number,
-        "trigger_words": [], "tags": [], "rating": None, "note": None, "problems": [], "picture": False,
+        "family": "sd15", "kinds": ["lora"], "ranks": {"8": 10}, "rank": "8", "size": 1_000_000 + number,
+        "trigger_words": [], "tags": [], "own_tags": [], "rating": None, "note": None, "problems": [],
+        "picture": False,
     } | more  # fmt: skip
 
 

@@ -241,6 +241,7 @@ def test_a_server_ends_cleanly_with_streams_open_and_a_job_running(
         stream.request("GET", f"/api/events?token={page.token}")
         assert stream.getresponse().status == 200
         running = _start_long(page)
+        waiting = page.start("inspect", files=["zuzu"])
         workers = _children(page.process.pid) if Path("/proc").is_dir() else []
         page.process.send_signal(number)
         assert page.process.wait(60) == 0
@@ -248,7 +249,9 @@ def test_a_server_ends_cleanly_with_streams_open_and_a_job_running(
     eventually(lambda: not any(map(_lives, workers)))
     assert not _partial(place) and _are_whole(place)
     with served(place, store=next((home / "page").iterdir())) as again:
-        assert again.job(running)["state"] == "cancelled"
+        ended = [again.job(one) for one in (running, waiting)]
+        assert [one["state"] for one in ended] == ["lost", "lost"]  # one word for both
+        assert ended[0]["error"] == ended[1]["error"]
 
 
 @pytest.mark.long_tail

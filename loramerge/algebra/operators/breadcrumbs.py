@@ -18,10 +18,10 @@ class Breadcrumbs:
     """The parameters of `breadcrumbs`."""
 
     density: Annotated[
-        float, Bounds(gt=0, le=1), Doc("Share of the entries of each adapter that is kept.")
+        float, Bounds(gt=0, le=1), Doc("Share of the entries of each input that is kept.")
     ] = 0.9
     gamma: Annotated[
-        float, Bounds(ge=0, lt=1), Doc("Share of the largest entries of each adapter to leave out.")
+        float, Bounds(ge=0, lt=1), Doc("Share of the largest entries of each input to leave out.")
     ] = 0.01
 
 
@@ -50,7 +50,7 @@ class Breadcrumbs:
 def breadcrumbs(terms: Rows, parameters: Breadcrumbs) -> Array:
     """Leave out the largest and the smallest entries of each change, then add.
 
-    When single outliers of adapters break a sum.
+    When single outliers of inputs break a sum.
     """
     import numpy as np
 

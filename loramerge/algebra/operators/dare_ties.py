@@ -17,7 +17,7 @@ class DareTies(Election):
     """The parameters of `dare-ties`."""
 
     density: Annotated[
-        float, Bounds(gt=0, le=1), Doc("Share of the entries of each adapter that is kept.")
+        float, Bounds(gt=0, le=1), Doc("Share of the entries of each input that is kept.")
     ] = 0.5
     seed: Annotated[int, Bounds(ge=0), Doc("Seed of the random choice.")] = 0
 

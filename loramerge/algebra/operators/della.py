@@ -17,7 +17,7 @@ class Della(Election):
     """The parameters of `della`."""
 
     density: Annotated[
-        float, Bounds(gt=0, le=1), Doc("Share of the entries of each adapter that is kept.")
+        float, Bounds(gt=0, le=1), Doc("Share of the entries of each input that is kept.")
     ] = 0.5
     epsilon: Annotated[
         float,

@@ -1,4 +1,4 @@
-"""Take the change whose distances to all adapters have the smallest sum."""
+"""Take the change whose distances to all inputs have the smallest sum."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ _TIE = 1e-7
     ),
 )
 def geometric_median(terms: Any, parameters: Any) -> Any:
-    """Take the change with the smallest sum of distances to all adapters.
+    """Take the change with the smallest sum of distances to all inputs.
 
-    When three or more adapters have learned one thing and some may be spoilt: an adapter far from the
-    others moves the result no further than a near one does. Of two adapters, the one of larger weight is
+    When three or more inputs have learned one thing and some may be spoilt: an input far from the
+    others moves the result no further than a near one does. Of two inputs, the one of larger weight is
     the result; at equal weights it is their mean.
     """
     import numpy as np

@@ -1,4 +1,4 @@
-"""The mean of any number of adapters on the sphere."""
+"""The mean of any number of inputs on the sphere."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from loramerge.algebra.views import Scalars
     ),
 )
 def karcher(terms: Scalars, parameters: NoParameters) -> Sequence[float]:
-    """Interpolate any number of adapters on the sphere.
+    """Interpolate any number of inputs on the sphere.
 
-    SLERP for more than two. The mean does not become quieter the more adapters there are. A negative
-    weight turns its adapter round.
+    SLERP for more than two. The mean does not become quieter the more inputs there are. A negative
+    weight turns its input round.
     """
     import numpy as np
 

@@ -20,6 +20,8 @@ OPERATOR = Operator(
     order=0,
     formula="ΔW = Σ wᵢ ΔWᵢ",
     when="The default. The result acts as all adapters loaded together, each at its weight.",
+    when_models="The default. The result is the average of the models at these weights; with a base, it "
+    "is the base with the changes of all, each at its weight.",
     source="Task arithmetic, arXiv 2212.04089",
     laws=(
         "sum",

@@ -18,7 +18,7 @@ class MagnitudePrune:
     """The parameters of `magnitude-prune`."""
 
     density: Annotated[
-        float, Bounds(gt=0, le=1), Doc("Share of the entries of each adapter that is kept.")
+        float, Bounds(gt=0, le=1), Doc("Share of the entries of each input that is kept.")
     ] = 0.5
 
 
@@ -44,7 +44,7 @@ class MagnitudePrune:
 def magnitude_prune(terms: Rows, parameters: MagnitudePrune) -> Array:
     """Keep the largest entries of each change, then add.
 
-    When adapters disturb each other by many small changes.
+    When inputs disturb each other by many small changes.
     """
     return total(weighted(terms, trimmed(terms, "smallest")))
 

@@ -24,9 +24,9 @@ from loramerge.algebra.views import Scalars
     ),
 )
 def model_stock(terms: Scalars, parameters: NoParameters) -> Sequence[float]:
-    """Average adapters of one task, and move back towards the base if they disagree.
+    """Average inputs of one task, and move back towards the base if they disagree.
 
-    Only for several runs of one training with other seeds or settings. Adapters of different subjects
+    Only for several runs of one training with other seeds or settings. Inputs of different subjects
     have a cosine near 0, and nearly nothing is left of them.
     """
     import numpy as np

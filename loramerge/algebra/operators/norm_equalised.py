@@ -1,4 +1,4 @@
-"""Norm-equalised sum: every adapter equally loud before its weight acts."""
+"""Norm-equalised sum: every input equally loud before its weight acts."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ from loramerge.algebra.views import Scalars
     ),
 )
 def norm_equalised(terms: Scalars, parameters: NoParameters) -> Sequence[float]:
-    """Bring all adapters to one norm in each module, then add.
+    """Bring all inputs to one norm in each module, then add.
 
-    When one adapter is much louder than the others, or trained much longer.
+    When one input is much louder than the others, or trained much longer.
     """
     import numpy as np
 

@@ -1,4 +1,4 @@
-"""Spherical interpolation of two adapters, row by row."""
+"""Spherical interpolation of two inputs, row by row."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from loramerge.algebra.views import Rows
     ),
 )
 def nuslerp(terms: Rows, parameters: NoParameters) -> Array:
-    """Interpolate two adapters on the arc between them, each output channel separately.
+    """Interpolate two inputs on the arc between them, each output channel separately.
 
-    Where adapters agree in some channels and not in others. `slerp` takes a module as a whole.
+    Where inputs agree in some channels and not in others. `slerp` takes a module as a whole.
     """
     a, b = terms.values
     squares, others, products = (

@@ -1,4 +1,4 @@
-"""SCE: entries that vary most across adapters, louder adapters first, minority signs erased."""
+"""SCE: entries that vary most across inputs, louder inputs first, minority signs erased."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Sce:
     ),
 )
 def sce(terms: Rows, parameters: Sce) -> Array:
-    """Select entries that vary most, weigh adapters by their energy, and erase minority signs.
+    """Select entries that vary most, weigh inputs by their energy, and erase minority signs.
 
     When the louder of several fine-tunes should decide.
     """

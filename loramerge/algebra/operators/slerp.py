@@ -1,4 +1,4 @@
-"""Spherical interpolation of two adapters, each module as one vector."""
+"""Spherical interpolation of two inputs, each module as one vector."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from loramerge.algebra.views import Scalars
     ),
 )
 def slerp(terms: Scalars, parameters: NoParameters) -> Sequence[float]:
-    """Interpolate two adapters on the arc between them.
+    """Interpolate two inputs on the arc between them.
 
     For a point between two versions of one subject or style: a straight line between them is quieter
-    in the middle. A negative weight turns its adapter round.
+    in the middle. A negative weight turns its input round.
     """
     known = terms.products
     found = slerp_coefficients(known[0, 0], known[1, 1], known[0, 1], *terms.weights)

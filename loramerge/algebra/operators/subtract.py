@@ -1,4 +1,4 @@
-"""Subtraction: the first adapter without the others."""
+"""Subtraction: the first input without the others."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from loramerge.algebra.views import Scalars
     ),
 )
 def subtract(terms: Scalars, parameters: NoParameters) -> Sequence[float]:
-    """Subtract every adapter but the first from the first.
+    """Subtract every input but the first from the first.
 
-    To remove a style from an adapter that contains it, or to see the difference of two adapters.
+    To remove a style from an input that contains it, or to see the difference of two inputs.
     """
     pairs = zip(terms.weights, terms.positions, strict=True)
     return [weight if position == 0 else -weight for weight, position in pairs]

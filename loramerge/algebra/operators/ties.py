@@ -1,4 +1,4 @@
-"""TIES: trim, elect a sign for each entry, and average the adapters that have it."""
+"""TIES: trim, elect a sign for each entry, and average the inputs that have it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Ties(Election):
     """The parameters of `ties`."""
 
     density: Annotated[
-        float, Bounds(gt=0, le=1), Doc("Share of the entries of each adapter that is kept.")
+        float, Bounds(gt=0, le=1), Doc("Share of the entries of each input that is kept.")
     ] = 0.2
 
 
@@ -47,7 +47,7 @@ class Ties(Election):
 def ties(terms: Rows, parameters: Ties) -> Array:
     """Keep the largest entries, elect a sign for each, and average those that have it.
 
-    When many adapters disagree in sign. For two or three adapters the plain sum is usually as good.
+    When many inputs disagree in sign. For two or three inputs the plain sum is usually as good.
     """
     return elected_mean(terms.weights, trimmed(terms, "smallest"), parameters)
 

@@ -18,7 +18,7 @@ class TiesKnots(Alignment, Election):
     """The parameters of `ties-knots`."""
 
     density: Annotated[
-        float, Bounds(gt=0, le=1), Doc("Share of the entries of each adapter that is kept.")
+        float, Bounds(gt=0, le=1), Doc("Share of the entries of each input that is kept.")
     ] = 0.2
 
 

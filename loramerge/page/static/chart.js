@@ -1,6 +1,6 @@
 // Line charts as SVG: few lines, quiet axes, numbers that can be read.
 
-import { el, svg } from "./dom.js";
+import { el, pathOf, svg } from "./dom.js";
 import { number } from "./words.js";
 
 const WIDE = 640;
@@ -32,7 +32,6 @@ export function chart({ lines, xName, yName, xText = number, yText = number, lab
   const x = (value) => PAD.left + ((value - x0) * (WIDE - PAD.left - PAD.right)) / (x1 - x0 || 1);
   const y = (value) => HIGH - PAD.bottom - ((value - y0) * (HIGH - PAD.top - PAD.bottom)) / (y1 - y0 || 1);
   const back = (place) => x0 + ((place - PAD.left) * (x1 - x0 || 1)) / (WIDE - PAD.left - PAD.right);
-  const path = (points) => points.map(([px, py], index) => `${index ? "L" : "M"}${x(px).toFixed(1)} ${y(py).toFixed(1)}`).join("");
   const picture = svg("svg.chart", { viewBox: `0 0 ${WIDE} ${HIGH}`, role: "img", "aria-label": label },
     ticks(y0, y1, 4).map((value) => [
       svg("line.grid", { x1: PAD.left, x2: WIDE - PAD.right, y1: y(value), y2: y(value) }),
@@ -40,7 +39,7 @@ export function chart({ lines, xName, yName, xText = number, yText = number, lab
     ]),
     ticks(x0, x1, 5).map((value) => svg("text", { x: x(value), y: HIGH - PAD.bottom + 18, "text-anchor": "middle" }, xText(value))),
     lines.map((line) => [
-      svg(`path.line.${line.kind ?? "main"}`, { d: path(line.points) }),
+      svg(`path.line.${line.kind ?? "main"}`, { d: pathOf(line.points.map(([px, py]) => [x(px), y(py)])) }),
       line.dots ? line.points.map(([px, py]) => svg(`circle.dot.${line.kind ?? "main"}`, { cx: x(px), cy: y(py), r: 3.5 })) : null,
     ]));
   const legend = lines.some((line) => line.name)

@@ -1,6 +1,7 @@
 // A curve that is drawn with the pointer, or set point by point with the arrow keys.
 
-import { el, fill, svg } from "./dom.js";
+import { el, fill, pathOf, svg } from "./dom.js";
+import { dragged } from "./parts.js";
 import { tidy } from "./weights.js";
 
 const WIDE = 560;
@@ -11,10 +12,11 @@ const SNAP = 0.05;
 /**
  * Return a picture with one handle for each value.
  *
- * @param {{values: number[], names: string[], least?: number, most?: number, onchange: (values: number[]) => void, smooth?: boolean}} options
+ * @param {{values: number[], names: string[], least?: number, most?: number, onchange: (values: number[]) => void, label: string}} options
  */
 export function curve({ values, names, least = 0, most = 1.5, onchange, label }) {
   const now = [...values];
+  const nameOf = (index) => names[index] || `Point ${index + 1}`;
   const low = Math.min(least, ...now);
   const high = Math.max(most, ...now);
   const x = (index) => EDGE + (index * (WIDE - 2 * EDGE)) / Math.max(1, now.length - 1);
@@ -26,7 +28,7 @@ export function curve({ values, names, least = 0, most = 1.5, onchange, label })
     svg("text", { x: WIDE - 2, y: y(one) - 3, "text-anchor": "end" }, String(one)),
   ]);
   const dots = now.map((_, index) => svg("circle.curve-dot", {
-    r: now.length > 30 ? 3 : 5, tabindex: "0", role: "slider", "aria-label": names[index] ?? `Point ${index + 1}`,
+    r: now.length > 30 ? 3 : 5, tabindex: "0", role: "slider", "aria-label": nameOf(index),
     "aria-valuemin": low, "aria-valuemax": high, onkeydown: (event) => step(event, index),
   }));
   const picture = svg("svg.curve", { viewBox: `0 0 ${WIDE} ${HIGH}`, role: "group", "aria-label": label, preserveAspectRatio: "none" },
@@ -34,7 +36,7 @@ export function curve({ values, names, least = 0, most = 1.5, onchange, label })
   const shown = el("p.soft.small.curve-said", { "aria-live": "polite" }, "Draw with the pointer, or choose a point and press the arrow keys.");
 
   function draw() {
-    const path = now.map((value, index) => `${index ? "L" : "M"}${x(index).toFixed(1)} ${y(value).toFixed(1)}`).join("");
+    const path = pathOf(now.map((value, index) => [x(index), y(value)]));
     line.setAttribute("d", path);
     area.setAttribute("d", `${path}L${x(now.length - 1)} ${y(low)}L${x(0)} ${y(low)}Z`);
     dots.forEach((dot, index) => {
@@ -45,7 +47,7 @@ export function curve({ values, names, least = 0, most = 1.5, onchange, label })
   }
   function put(index, value) {
     now[index] = tidy(Math.min(high, Math.max(low, value)));
-    fill(shown, `${names[index] ?? `Point ${index + 1}`}: ${now[index]}`);
+    fill(shown, `${nameOf(index)}: ${now[index]}`);
     draw();
     onchange([...now]);
   }
@@ -59,12 +61,9 @@ export function curve({ values, names, least = 0, most = 1.5, onchange, label })
     event.preventDefault();
   }
   let before = null;
-  function drawn(event) {
-    const box = picture.getBoundingClientRect();
-    const place = ((event.clientX - box.left) / box.width) * WIDE;
-    const index = Math.max(0, Math.min(now.length - 1, Math.round(((place - EDGE) / (WIDE - 2 * EDGE)) * (now.length - 1))));
-    const up = ((event.clientY - box.top) / box.height) * HIGH;
-    const value = Math.round((low + ((HIGH - EDGE - up) * (high - low)) / (HIGH - 2 * EDGE)) / SNAP) * SNAP;
+  function drawn(across, down) {
+    const index = Math.max(0, Math.min(now.length - 1, Math.round(((across * WIDE - EDGE) / (WIDE - 2 * EDGE)) * (now.length - 1))));
+    const value = Math.round((low + ((HIGH - EDGE - down * HIGH) * (high - low)) / (HIGH - 2 * EDGE)) / SNAP) * SNAP;
     if (before && Math.abs(index - before[0]) > 1) {
       const [from, at] = before;
       const way = Math.sign(index - from);
@@ -75,12 +74,7 @@ export function curve({ values, names, least = 0, most = 1.5, onchange, label })
     before = [index, value];
     put(index, value);
   }
-  picture.addEventListener("pointerdown", (event) => {
-    picture.setPointerCapture(event.pointerId);
-    before = null;
-    drawn(event);
-  });
-  picture.addEventListener("pointermove", (event) => picture.hasPointerCapture(event.pointerId) && drawn(event));
+  dragged(picture, drawn, () => (before = null));
   draw();
   const ends = el("div.curve-names.small.soft", { "aria-hidden": "true" },
     el("span", {}, names[0]), el("span", {}, names[Math.floor(names.length / 2)]), el("span", {}, names.at(-1)));

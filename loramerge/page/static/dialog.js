@@ -2,6 +2,7 @@
 
 import { el, fresh } from "./dom.js";
 import { icon } from "./icons.js";
+import { iconButton } from "./parts.js";
 
 /** Open a dialog with a title; `close` ends it. Returns `{close, node}`. */
 export function dialog(title, content, { wide = false, onclose = () => {} } = {}) {
@@ -10,7 +11,7 @@ export function dialog(title, content, { wide = false, onclose = () => {} } = {}
   const close = () => node.close();
   const node = el(`dialog.dialog${wide ? ".wide" : ""}`, { "aria-labelledby": id },
     el("header", {}, el("h2", { id }, title),
-      el("button.icon-only", { "aria-label": "Close", onclick: close }, icon("close"))),
+      iconButton("close", "Close", close)),
     el("div.dialog-body", {}, content));
   node.addEventListener("click", (event) => {
     if (event.target === node) close();

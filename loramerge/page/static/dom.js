@@ -10,9 +10,11 @@ function built(node, tag, properties, children) {
     else if (PROPERTIES.has(name) && name in node) node[name] = value;
     else if (value !== false) node.setAttribute(name, value === true ? "" : String(value));
   }
-  node.append(...children.flat(Infinity).filter((one) => one !== null && one !== undefined && one !== false));
+  node.append(...shown(children));
   return node;
 }
+
+const shown = (children) => children.flat(Infinity).filter((one) => one !== null && one !== undefined && one !== false);
 
 function named(make, spec) {
   const [tag, ...classes] = spec.split(".");
@@ -33,9 +35,12 @@ export function svg(spec, properties, ...children) {
   return built(named((tag) => document.createElementNS(SVG, tag), spec), spec, properties, children);
 }
 
+/** Return the path of an SVG line through points. */
+export const pathOf = (points) => `M${points.map(([x, y]) => `${x.toFixed(1)} ${y.toFixed(1)}`).join("L")}`;
+
 /** Replace everything inside a node. */
 export function fill(node, ...children) {
-  node.replaceChildren(...children.flat(Infinity).filter((one) => one !== null && one !== undefined && one !== false));
+  node.replaceChildren(...shown(children));
   return node;
 }
 

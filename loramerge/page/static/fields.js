@@ -34,32 +34,29 @@ function switchField(one, value, change) {
     el("p.help", { id: `${id}-help` }, spoken(one.help)));
 }
 
-/** Return a field that is typed into; `read` makes the value of its text, undefined for none. */
+/** Return a field that is typed into; `read` makes the value of a text. */
 function typedField(one, value, change, read, tag = "input", properties = {}) {
   const id = fresh(one.word);
   const input = el(tag, {
     id, placeholder: shown(one.default) || "default", value: shown(value), autocomplete: "off", spellcheck: "false", "aria-describedby": `${id}-help`,
-    ...properties, oninput: () => change(read(input.value)),
+    ...properties, oninput: () => change(input.value.trim() ? read(input.value) : undefined),
   });
   return labelled(one, id, input);
 }
 
-const numeric = (text) => (Number.isFinite(Number(text)) ? Number(text) : text);
-
-function perModuleField(one, value, change) {
-  return typedField(one, value, change, (text) => (text.trim() === "" ? undefined : numeric(text.trim())), "input", { inputmode: "decimal" });
-}
+const numeric = (text) => (Number.isFinite(Number(text)) ? Number(text) : text.trim());
 
 function numberField(one, value, change) {
+  if (one.per_module) return typedField(one, value, change, numeric, "input", { inputmode: "decimal" });
   const whole = one.kind === "whole";
-  return typedField(one, value, change, (text) => (text === "" ? undefined : Number(text)), "input", {
+  return typedField(one, value, change, Number, "input", {
     type: "number", inputmode: whole ? "numeric" : "decimal", step: whole ? 1 : "any", min: one.least ?? one.above, max: one.most ?? one.below,
   });
 }
 
 function textField(one, value, change) {
   const long = /prompt|negative/.test(one.word);
-  return typedField(one, value, change, (text) => (text === "" ? undefined : text), long ? "textarea" : "input", { rows: long ? 2 : null });
+  return typedField(one, value, change, String, long ? "textarea" : "input", { rows: long ? 2 : null });
 }
 
 function listField(one, value, change) {
@@ -93,7 +90,7 @@ function stackField(one, value, change, about) {
     el("span.label", {}, label(one.word), one.required ? el("span.needed", {}, " needed") : null), one.weighted && /^Adapters with weights: [^.]*\.\d\.$/.test(one.help) ? null : el("p.help", {}, spoken(one.help)), all.node);
 }
 
-const titlesOf = (about) => Object.fromEntries((about.operators ?? []).map((one) => [one.name, one.summary]));
+const titlesOf = (about) => Object.fromEntries(about.operators.map((one) => [one.name, one.summary]));
 
 /** Return the field for a parameter; `change(value)` is called with what a person enters. */
 export function field(one, value, change, about) {
@@ -102,11 +99,10 @@ export function field(one, value, change, about) {
   if (one.many) return listField(one, value, change);
   if (one.kind === "choice" || one.choices?.length) return choiceField(one, value, change, one.word === "method" ? titlesOf(about) : {});
   if (one.kind === "switch") return switchField(one, value, change);
-  if (one.per_module && one.kind !== "choice") return perModuleField(one, value, change);
-  if (one.kind === "number" || one.kind === "whole") return numberField(one, value, change);
+  if (one.per_module || one.kind === "number" || one.kind === "whole") return numberField(one, value, change);
   return textField(one, value, change);
 }
 
 /** Return the list of bases that text fields offer. */
 export const baseList = (about) =>
-  el("datalist", { id: "bases" }, (about.bases ?? []).map((one) => el("option", { value: one.name })));
+  el("datalist", { id: "bases" }, about.bases.map((one) => el("option", { value: one.name })));

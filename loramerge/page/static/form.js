@@ -86,7 +86,7 @@ export function form({ verb, info, values, about, skip = [], onchange, first, ke
   const operatorOf = () => values.method ?? all.find((one) => one.word === "method")?.default;
   function draw() {
     const operator = operatorOf();
-    const chosen = about.operators?.find((one) => one.name === operator);
+    const chosen = about.operators.find((one) => one.name === operator);
     const own = rest.filter((one) => one.operators?.length && belongs(one, operator));
     const more = rest.filter((one) => !one.operators?.length);
     const set = more.filter((one) => values[one.word] !== undefined).length;
@@ -96,7 +96,7 @@ export function form({ verb, info, values, about, skip = [], onchange, first, ke
         oninput: (event) => narrow(details, event.target.value) }) : null,
       el("div.fields", {}, more.map(make))) : null;
     fill(node, el("div.fields", {}, leading.map(make)),
-      chosen && words.includes("method") && !skip.includes("method") ? explained(chosen) : null,
+      chosen && words.includes("method") && !skip.includes("method") ? explained(chosen, verb === "merge") : null,
       own.length ? el("div.fields", {}, own.map(make)) : null, details);
   }
   draw();
@@ -109,9 +109,10 @@ function narrow(details, text) {
 }
 
 /** Return what an operator is for. */
-function explained(operator) {
+function explained(operator, ofModels) {
   return el("div.explained", {},
     operator.formula ? el("p.formula", {}, operator.formula) : null,
-    operator.when ? el("p", {}, inWords(operator.when)) : null,
+    el("p", {}, inWords(ofModels ? operator.when_models : operator.when)),
+    ofModels ? el("p.soft.small", {}, "ΔW is a model's change from the base. Without a base, it is the model's weights.") : null,
     operator.source ? el("p.soft.small", {}, `Source: ${operator.source}`) : null);
 }

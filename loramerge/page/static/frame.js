@@ -5,18 +5,16 @@ import { el, fill } from "./dom.js";
 import { icon } from "./icons.js";
 import { share } from "./job.js";
 import { active, onChange, onConnection } from "./jobs.js";
-import { FOOT, ROUTES, describe, others } from "./routes.js";
+import { iconButton } from "./parts.js";
+import { FOOT, ROUTES, describe, others, placeFor } from "./routes.js";
 import { CARD } from "./stack.js";
 import { isDark, toggle } from "./theme.js";
 import { plural } from "./words.js";
 
-const TAKES = { mix: "add", resize: "file", bake: "file", convert: "file", inspect: "file", compare: "file" };
-
 /** Return a link of the navigation; a card may be dropped on one that takes a file. */
 function entry(name, route) {
   const link = el("a.nav-link", { href: `#/${name}`, "data-route": name }, icon(route.icon), el("span", {}, route.title));
-  const word = TAKES[name];
-  if (!word) return link;
+  if (!placeFor(name, "")) return link;
   link.addEventListener("dragover", (event) => {
     if (!event.dataTransfer.types.includes(CARD)) return;
     event.preventDefault();
@@ -27,16 +25,15 @@ function entry(name, route) {
     event.preventDefault();
     link.classList.remove("over");
     const { reference } = JSON.parse(event.dataTransfer.getData(CARD));
-    location.hash = `#/${name}?${word}=${encodeURIComponent(reference)}`;
+    location.hash = placeFor(name, reference);
   });
   return link;
 }
 
 function groups(verbs) {
-  const all = Object.entries(ROUTES).map(([name, route]) => [name, route]);
   const more = others(verbs).map((verb) => [`do/${verb}`, describe({ name: "do", verb }, verbs)]);
   const found = new Map();
-  for (const [name, route] of [...all, ...more]) {
+  for (const [name, route] of [...Object.entries(ROUTES), ...more]) {
     if (!found.has(route.group)) found.set(route.group, []);
     found.get(route.group).push(entry(name, route));
   }
@@ -106,7 +103,7 @@ export function frame(place, { about, verbs, help }) {
   fill(place, side,
     el("div.page", {},
       el("header.top", {}, title, el("span.grow"), el("span.soft.small.folder", { title: about.folder }, el("bdi", { dir: "ltr" }, about.folder)), indicator(),
-        el("button.icon-only.help-button", { "aria-label": "Keyboard shortcuts", title: "Keyboard shortcuts (?)", onclick: help }, icon("help")), themeButton()),
+        iconButton("help", "Keyboard shortcuts", help, { title: "Keyboard shortcuts (?)" }, ".help-button"), themeButton()),
       lostNotice(),
       el("main", { id: "main", tabindex: "-1", "aria-labelledby": "title" }, content)),
     foot);

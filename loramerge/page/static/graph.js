@@ -51,7 +51,7 @@ function box(node, at, state) {
 
 /** Return the graph as a figure. `states` maps names to states. */
 export function graph({ nodes, edges }, states = {}) {
-  if (!nodes?.length) return el("p.soft", {}, "This recipe has no steps.");
+  if (!nodes.length) return el("p.soft", {}, "This recipe has no steps.");
   const { places, wide, high } = placed(nodes, edges);
   const lines = edges.filter(([from, to]) => places.has(from) && places.has(to)).map(([from, to]) => {
     const [a, b] = [places.get(from), places.get(to)];

@@ -3,7 +3,8 @@
 import { live } from "./api.js";
 import { dialog } from "./dialog.js";
 import { el, fill } from "./dom.js";
-import { drawingValues, pictureOf } from "./preview.js";
+import { segments } from "./parts.js";
+import { asking, pictureOf } from "./preview.js";
 import { failure } from "./toast.js";
 import { tidy } from "./weights.js";
 
@@ -23,12 +24,11 @@ export function openGrid({ items, body, settings, take }) {
     const mine = ++turn;
     const levels = STEPS[count];
     const rows = across ? levels : [null];
-    const cells = rows.map((second) => levels.map((first) => ({ first, second, node: null })));
+    const cells = rows.map((second) => levels.map((first) => ({ levels: second === null ? [first] : [first, second], node: null })));
     const cell = (one) => {
-      const given = one.second === null ? [one.first] : [one.first, one.second];
-      const text = given.map((value, index) => `${items[index].label} ${value}`).join(", ");
+      const text = one.levels.map((value, index) => `${items[index].label} ${value}`).join(", ");
       one.node = el("button.grid-cell", { title: `Take ${text}`, "aria-label": `Take ${text}`, onclick: () => {
-        take(given.map(tidy));
+        take(one.levels.map(tidy));
         opened.close();
       } });
       return el("td", {}, one.node);
@@ -36,14 +36,11 @@ export function openGrid({ items, body, settings, take }) {
     fill(place, el("div.scroll", {}, el("table.grid-table", {},
       el("caption.soft.small", {}, across ? `${down.label} grows to the right, ${across.label} downwards. Click a picture to take its weights.` : `${down.label} grows to the right. Click a picture to take its weight.`),
       el("thead", {}, el("tr", {}, el("td"), levels.map((value) => el("th", { scope: "col" }, value)))),
-      el("tbody", {}, cells.map((row) => el("tr", {}, el("th", { scope: "row" }, row[0].second ?? ""), row.map(cell)))))));
+      el("tbody", {}, cells.map((row) => el("tr", {}, el("th", { scope: "row" }, row[0].levels[1] ?? ""), row.map(cell)))))));
     for (const one of cells.flat()) {
       if (mine !== turn || !place.isConnected) return;
-      const asked = body(one.second === null ? [one.first] : [one.first, one.second]);
-      const drawing = drawingValues(settings);
-      const values = asked?.of ? { ...drawing, no_base: true } : { ...drawing, adapters: asked.adapters, together: true, no_base: true };
       try {
-        const answer = await live("preview", { verb: "preview", values, of: asked.of }, "preview-grid");
+        const answer = await live("preview", { verb: "preview", ...asking(settings, body(one.levels)) }, "preview-grid");
         fill(one.node, el("img", { src: pictureOf(answer), alt: "" }));
       } catch (error) {
         fill(place, failure(error));
@@ -51,11 +48,7 @@ export function openGrid({ items, body, settings, take }) {
       }
     }
   }
-  const sizes = el("div.segments", { role: "radiogroup", "aria-label": "Size of the grid" }, Object.keys(STEPS).map((count) =>
-    el("button", { role: "radio", "aria-checked": String(count === "4"), onclick: (event) => {
-      for (const one of sizes.children) one.setAttribute("aria-checked", String(one === event.target));
-      draw(count);
-    } }, across ? `${count} × ${count}` : count)));
+  const sizes = segments("Size of the grid", Object.fromEntries(Object.keys(STEPS).map((count) => [count, across ? `${count} × ${count}` : count])), "4", draw);
   const opened = dialog("A grid of weights", [sizes, place], { wide: true, onclose: () => (turn += 1) });
   draw("4");
 }

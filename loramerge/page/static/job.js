@@ -3,6 +3,8 @@
 import { el, fill } from "./dom.js";
 import { icon } from "./icons.js";
 import { ACTIVE, again, forget, job, onChange, start, stop } from "./jobs.js";
+import { iconButton } from "./parts.js";
+import { waysOn } from "./routes.js";
 import { copy, fail, failure, notes } from "./toast.js";
 import { ago, base, seconds } from "./words.js";
 
@@ -34,23 +36,19 @@ function said(one) {
   return [progress.task, progress.said, count].filter(Boolean).join(" · ");
 }
 
-/** What is done with an adapter: words of a link → address up to the name. */
-export const OF_ADAPTER = { Inspect: "inspect?file", "Add to mix": "mix?add", Resize: "resize?file", Bake: "bake?file" };
 const OF_CHECKPOINT = { Inspect: "inspect?file", Verify: "do/verify?file", Preview: "do/preview?base" };
 
-/** Return what can be done next with an output, by the words of its link. */
+/** Return links to what can be done next with an output. */
 function onward(one, path) {
-  if (["bake", "merge", "unbake"].includes(one.verb)) return OF_CHECKPOINT;
-  const folder = one.values?.to === "peft"; // that of an adapter, which has no ending
-  return folder || /\.(safetensors|gguf)$/i.test(path) ? OF_ADAPTER : {};
+  const links = ["bake", "merge", "unbake"].includes(one.verb)
+    ? Object.entries(OF_CHECKPOINT).map(([label, view]) => ({ label, href: `#/${view}=${encodeURIComponent(path)}` }))
+    : one.values?.to === "peft" || /\.(safetensors|gguf)$/i.test(path) ? waysOn(path).slice(0, 4) : []; // a folder has no ending
+  return links.map(({ label, href }) => el("a", { href }, label));
 }
 
 function outputs(one) {
-  return el("ul.outputs", {}, (one.outputs ?? []).map((path) => {
-    return el("li", {}, icon("file"), el("span.path", { title: path }, base(path)),
-      Object.entries(onward(one, path)).map(([text, view]) => el("a", { href: `#/${view}=${encodeURIComponent(path)}` }, text)),
-      el("button.link", { onclick: () => copy(path, "Path") }, "Copy path"));
-  }));
+  return el("ul.outputs", {}, one.outputs.map((path) => el("li", {}, icon("file"), el("span.path", { title: path }, base(path)),
+    onward(one, path), el("button.link", { onclick: () => copy(path, "Path") }, "Copy path"))));
 }
 
 function buttons(one, here, started) {
@@ -64,7 +62,7 @@ function buttons(one, here, started) {
       found.push(el("button", { onclick: () => again(one.id).then((answer) => answer && started(answer.id)) }, icon("play"), train ? "Resume" : "Run again"));
     }
     if (train && !here) found.push(el("a.button", { href: `#/train?job=${one.id}` }, "Loss and samples"));
-    if (!here) found.push(el("button.icon-only", { "aria-label": `Remove ${one.title} from the history`, onclick: () => forget(one.id) }, icon("close")));
+    if (!here) found.push(iconButton("close", `Remove ${one.title} from the history`, () => forget(one.id)));
   }
   return found;
 }
@@ -83,18 +81,13 @@ function replacing(one, started) {
   return el("button", { onclick: () => start({ verb: one.verb, values: { ...one.values, force: true } }).then(({ id }) => (started(id), forget(one.id)), fail) }, "Replace it");
 }
 
-function lines(one) {
-  const events = one.events ?? [];
-  const warnings = events.filter((event) => event.kind === "warning").map((event) => event.text);
-  const plain = events.filter((event) => event.kind === "note").map((event) => event.text);
-  return [...notes("warn", warnings), ...notes("plain", plain)];
+function lines({ events }) {
+  const of = (kind) => events.filter((event) => event.kind === kind).map((event) => event.text);
+  return [notes("warn", of("warning")), notes("plain", of("note"))];
 }
 
 function time(one) {
-  if (one.started && one.ended) {
-    const [from, to] = [one.started, one.ended].map((at) => (typeof at === "number" ? at : Date.parse(at) / 1000));
-    return `${seconds(to - from)} · ${ago(one.ended)}`;
-  }
+  if (one.started && one.ended) return `${seconds(one.ended - one.started)} · ${ago(one.ended)}`;
   return ago(one.started ?? one.created);
 }
 
@@ -103,15 +96,15 @@ export function jobBlock(one, { quiet = false, here = false, started = () => {} 
   const running = ACTIVE.has(one.state);
   return el(`article.job.${one.state}`, { "data-job": one.id, "data-state": one.state },
     el("header.row", {},
-      el("span.state", {}, STATES[one.state] ?? one.state),
-      el("h3", {}, one.title ?? one.verb ?? "Job"),
+      el("span.state", {}, STATES[one.state]),
+      el("h3", {}, one.title),
       el("span.soft.grow", {}, time(one)),
       buttons(one, here, started)),
     running ? [one.state === "running" ? bar(one) : null, el("p.soft.small", { "aria-live": "off" }, said(one))] : null,
-    one.error ? failure({ message: one.error.text ?? String(one.error), hint: hintOf(one) }) : null,
+    one.error ? failure({ message: one.error.text, hint: hintOf(one) }) : null,
     replacing(one, started),
     lines(one),
-    one.outputs?.length ? outputs(one) : null,
+    one.outputs.length ? outputs(one) : null,
     quiet || !one.command ? null
       : el("details", {}, el("summary", {}, "Command"), el("pre.code", {}, one.command)));
 }

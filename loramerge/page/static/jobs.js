@@ -39,8 +39,8 @@ async function load() {
 }
 
 function take(part) {
-  if (part.deleted || part.state === "deleted") known.delete(part.id);
-  else known.set(part.id, { ...known.get(part.id), ...part });
+  if (part.deleted) known.delete(part.id);
+  else known.set(part.id, { outputs: [], events: [], ...known.get(part.id), ...part });
 }
 
 function merge(part) {

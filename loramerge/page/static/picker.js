@@ -5,7 +5,7 @@ import { dialog } from "./dialog.js";
 import { el, fill, later } from "./dom.js";
 import { icon } from "./icons.js";
 import { failure, fail } from "./toast.js";
-import { base, rankOf, size, stem } from "./words.js";
+import { base, cardLine, size, stem } from "./words.js";
 
 const KINDS = { adapters: "adapters", files: "adapters", models: "bases", bases: "bases", folders: "folders", recipes: "recipes", images: "images" };
 const TITLES = {
@@ -18,26 +18,31 @@ function row(name, detail, symbol, act, title) {
     el("span.pick-name", {}, name), el("span.soft.small", {}, detail)));
 }
 
-function library(choose) {
-  const list = el("ul.pick-list");
-  const search = el("input", { type: "search", placeholder: "Search the library", "aria-label": "Search the library", autofocus: true });
+/** Return a field that fills a list with what `draw` makes of the adapters that match it. */
+export function librarySearch(list, query, draw) {
   const ask = later(async () => {
     try {
-      const { cards } = await get("/api/library", { words: search.value, limit: 50, sort: "name" });
-      fill(list, cards.length
-        ? cards.map((card) => row(stem(card.name), [card.family, rankOf(card) && `rank ${rankOf(card)}`, size(card.size)].filter(Boolean).join(" · "), "mix", () => choose(card), card.path))
-        : el("li.soft.pad", {}, "No adapter matches. Browse the files, or add a folder to the library."));
+      fill(list, draw(await get("/api/library", { words: search.value, ...query })));
     } catch (error) {
       fill(list, el("li", {}, failure(error)));
     }
   }, 100);
-  search.addEventListener("input", ask);
+  const search = el("input", { type: "search", placeholder: "Search the library", "aria-label": "Search the library", oninput: ask });
   ask();
+  return search;
+}
+
+function library(choose) {
+  const list = el("ul.pick-list");
+  const search = librarySearch(list, { limit: 50, sort: "name" }, ({ cards }) => (cards.length
+    ? cards.map((card) => row(stem(card.name), cardLine(card, size(card.size)), "mix", () => choose(card), card.path))
+    : el("li.soft.pad", {}, "No adapter matches. Browse the files, or add a folder to the library.")));
+  search.autofocus = true;
   return el("div", {}, search, list);
 }
 
 function bases(about, choose) {
-  return el("ul.pick-list", {}, (about.bases ?? []).map((one) =>
+  return el("ul.pick-list", {}, about.bases.map((one) =>
     row(one.name, [one.family, one.shipped ? "comes with loramerge" : ""].filter(Boolean).join(" · "), "bake",
       () => choose({ reference: one.name, name: one.name, family: one.family }), one.path)));
 }
@@ -48,16 +53,16 @@ function browser(kind, choose) {
     try {
       const found = await get("/api/files", { folder, kind });
       const up = found.parent ? row("..", "", "up", () => open(found.parent), found.parent) : null;
-      const folders = (found.folders ?? []).map((one) => row(one.name, "", "folder", () => open(one.path), one.path));
-      const files = kind === "folders" ? [] : (found.files ?? []).map((one) =>
+      const folders = found.folders.map((one) => row(one.name, "", "folder", () => open(one.path), one.path));
+      const files = kind === "folders" ? [] : found.files.map((one) =>
         row(one.name, size(one.size), "file", () => choose(one), one.path));
-      const places = (found.places ?? []).map((place) =>
-        el("button.quiet", { onclick: () => open(place.path ?? place), title: place.path ?? place }, icon("folder"), place.name ?? base(place) ?? place));
+      const places = found.places.map((place) =>
+        el("button.quiet", { onclick: () => open(place), title: place }, icon("folder"), base(place) || place));
       fill(node, places.length > 1 ? el("div.row.places", {}, places) : null,
         el("p.path.soft.small", {}, found.folder),
         el("ul.pick-list", {}, up, folders, files, folders.length || files.length || kind === "folders" ? null : el("li.soft.pad", {}, "Nothing that fits is here.")),
         kind === "folders" ? el("div.row.end", {}, el("button.primary", { onclick: () =>
-          choose({ reference: found.reference ?? found.folder, path: found.folder, name: base(found.folder) }) }, "Use this folder")) : null);
+          choose({ reference: found.folder, path: found.folder, name: base(found.folder) }) }, "Use this folder")) : null);
     } catch (error) {
       fill(node, failure(error), el("button", { onclick: () => open("") }, "Back to the current folder"));
     }
@@ -82,7 +87,7 @@ function uploader(choose) {
 /**
  * Open the dialog. Resolves to a list of `{reference, name, family}`, or null.
  *
- * @param {{refers: string, about: object, many?: boolean, title?: string}} options
+ * @param {{refers: string, about: object, title?: string}} options
  */
 export function pick({ refers, about, title }) {
   return new Promise((resolve) => {

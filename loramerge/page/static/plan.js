@@ -3,25 +3,19 @@
 import { live } from "./api.js";
 import { el, fill } from "./dom.js";
 import { newest } from "./live.js";
+import { facts } from "./parts.js";
 import { failure, notes } from "./toast.js";
 import { label, number, percent, plural, ranks, seconds, size, stem } from "./words.js";
 
-const KNOWN = new Set(["modules", "ranks", "at_most", "size", "memory", "seconds", "remarks", "warnings", "refused", "relations", "findings", "columns", "losses", "survival", "unknown", "dry_run"]);
-const SHARES = /^(kept|share|survives|survival|norm_kept|relative_error|rounded)/;
-
-const fact = (name, value) => (value === "" || value === null || value === undefined ? null : [el("dt", {}, name), el("dd", {}, value)]);
-
-/** Return the facts of a plan as rows. */
-function facts(found) {
+function figures(found) {
   const most = found.at_most ? "≤ " : "";
-  const others = Object.entries(found).filter(([name, value]) => !KNOWN.has(name) && ["number", "string"].includes(typeof value));
-  return el("dl.facts", {},
-    fact("Modules", found.modules ? found.modules.toLocaleString("en") : ""),
-    fact("Rank", ranks(found.ranks) && most + ranks(found.ranks)),
-    fact("Size", found.size ? most + size(found.size) : ""),
-    others.map(([name, value]) => fact(label(name), typeof value === "number" ? (SHARES.test(name) ? percent(value) : number(value)) : value)),
-    fact("Memory", found.memory ? size(found.memory) : ""),
-    fact("Time", found.seconds ? seconds(found.seconds) : ""));
+  return facts([
+    ["Modules", found.modules && found.modules.toLocaleString("en")],
+    ["Rank", ranks(found.ranks) && most + ranks(found.ranks)],
+    ["Size", found.size && most + size(found.size)],
+    ["Memory", found.memory && size(found.memory)],
+    ["Time", found.seconds && seconds(found.seconds)],
+  ].filter(([, value]) => value));
 }
 
 function meter(name, value, text, { signed = false, mark = null } = {}) {
@@ -35,49 +29,43 @@ function meter(name, value, text, { signed = false, mark = null } = {}) {
     el(`div.meter${signed ? ".signed" : ""}`, { "aria-hidden": "true" }, fillNode, at), el("span.meter-value", {}, text));
 }
 
-const nameOf = (names, one) => (typeof one === "number" ? stem(names?.[one] ?? `input ${one + 1}`) : stem(one));
-
 function verdict(pair) {
   if (pair.cosine > 0.5) return "They make much the same change: use smaller weights.";
   if (pair.cosine < -0.2) return "They partly cancel each other.";
   const chance = Math.max(pair.outputs_by_chance ?? 0, 0.01);
-  if ((pair.outputs ?? pair.overlap ?? 0) > 3 * chance + 0.1) return "Different changes in shared directions.";
+  if ((pair.outputs ?? 0) > 3 * chance + 0.1) return "Different changes in shared directions.";
   return "They hardly touch each other.";
 }
 
-function pairBlock(pair, names) {
-  const overlap = pair.overlap ?? (pair.outputs !== undefined ? Math.max(pair.outputs, pair.inputs ?? 0) : null);
-  const chance = pair.outputs_by_chance === undefined ? null : Math.max(pair.outputs_by_chance, pair.inputs_by_chance ?? 0);
+function pairBlock(pair) {
+  const overlap = Math.max(pair.outputs ?? 0, pair.inputs ?? 0);
   return el("div.pair", {},
-    el("p.pair-names", {}, `${nameOf(names, pair.a)} and ${nameOf(names, pair.b)}`),
-    pair.cosine === null || pair.cosine === undefined ? null : meter("Cosine", pair.cosine, number(pair.cosine, 2), { signed: true }),
-    overlap === null ? null : meter("Overlap", overlap, percent(overlap, 2), { mark: chance }),
+    el("p.pair-names", {}, pair.names.map(stem).join(" and ")),
+    pair.cosine === null ? null : meter("Cosine", pair.cosine, number(pair.cosine, 2), { signed: true }),
+    pair.outputs === null ? null : meter("Overlap", overlap, percent(overlap, 2), { mark: Math.max(pair.outputs_by_chance ?? 0, pair.inputs_by_chance ?? 0) }),
     el("p.soft.small", {}, verdict(pair)));
 }
 
-function norms(relations, names) {
-  const total = relations.total ?? relations.norms;
-  if (!total?.inputs) return null;
+function norms({ total, names }) {
   const most = Math.max(...total.inputs, total.result ?? 0) || 1;
   return el("div.norms", {}, el("p.pair-names", {}, "Norm of the change"),
-    total.inputs.map((value, index) => meter(nameOf(names, index), value / most, number(value))),
-    total.result === undefined ? null : meter("Result", total.result / most, number(total.result)));
+    total.inputs.map((value, index) => meter(stem(names[index]), value / most, number(value))),
+    total.result === null ? null : meter("Result", total.result / most, number(total.result)));
 }
 
 function related(relations) {
   if (!relations) return null;
-  const pairs = relations.pairs ?? [];
-  const names = relations.names ?? relations.inputs;
-  return el("div.relations", {}, pairs.slice(0, 6).map((pair) => pairBlock(pair, names)),
-    pairs.length > 6 ? el("p.soft.small", {}, `and ${plural(pairs.length - 6, "more pair")}`) : null, norms(relations, names));
+  const { pairs } = relations;
+  return el("div.relations", {}, pairs.slice(0, 6).map(pairBlock),
+    pairs.length > 6 ? el("p.soft.small", {}, `and ${plural(pairs.length - 6, "more pair")}`) : null, norms(relations));
 }
 
 /** Return a plan as nodes. */
 function planned(found) {
   return [
     found.refused ? failure({ message: found.refused }) : null,
-    notes("warn", found.warnings), facts(found), lost(found), related(found.relations), dryRun(found.dry_run),
-    notes("plain", [...(found.remarks ?? []), found.unknown].filter(Boolean)), notes("plain", found.findings?.map((one) => one.text ?? one)),
+    notes("warn", found.warnings), figures(found), lost(found), related(found.relations), dryRun(found.dry_run),
+    notes("plain", [...(found.remarks ?? []), found.unknown].filter(Boolean)),
   ];
 }
 
@@ -100,15 +88,15 @@ function lost({ losses, survival }) {
 /** Return what a dry run of a training found. */
 function dryRun(found) {
   if (!found) return null;
-  const lines = (found.findings ?? found.warnings ?? []).map((one) => one.text ?? one);
   const simple = Object.entries(found).filter(([, value]) => ["number", "string"].includes(typeof value));
-  return [notes("warn", lines), el("details.more", {}, el("summary", {}, "What the run would do"),
-    el("dl.facts", {}, simple.map(([name, value]) => fact(label(name), typeof value === "number" ? (/memory|size|bytes/.test(name) ? size(value) : /seconds/.test(name) ? seconds(value) : number(value, 4)) : value))))];
+  return el("details.more", {}, el("summary", {}, "What the run would do"),
+    facts(simple.map(([name, value]) => [label(name), typeof value === "number" ? (/memory/.test(name) ? size(value) : /seconds/.test(name) ? seconds(value) : number(value, 4)) : value])));
 }
 
 /** Return `{node, ask, stop}`: a panel that shows the newest plan. */
 export function planPanel(verb, { title = "Plan" } = {}) {
-  const body = el("div.plan-body", {}, el("p.soft", {}, "The plan appears once there is something to plan."));
+  const nothing = () => el("p.soft", {}, "The plan appears once there is something to plan.");
+  const body = el("div.plan-body", {}, nothing());
   const node = el("section.panel.plan", { "aria-label": title, "data-state": "empty" }, el("h2", {}, title), body);
   let last = null;
   const queue = newest(({ values, whole }) => live("plan", { verb, values, relations: whole }, `plan-${verb}`), {
@@ -135,7 +123,7 @@ export function planPanel(verb, { title = "Plan" } = {}) {
       if (values) return queue.ask({ values, whole });
       last = null;
       node.dataset.state = "empty";
-      return fill(body, el("p.soft", {}, "The plan appears once there is something to plan."));
+      return fill(body, nothing());
     },
     stop: queue.stop,
   };

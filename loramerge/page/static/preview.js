@@ -2,7 +2,7 @@
 
 import { keyOf, link, live } from "./api.js";
 import { el, fill, fresh, later } from "./dom.js";
-import { icon } from "./icons.js";
+import { iconButton } from "./parts.js";
 import { onLive } from "./jobs.js";
 import { newest } from "./live.js";
 import { pick } from "./picker.js";
@@ -15,7 +15,7 @@ const DRAW = "drawn";
 const SMALL = 128; // pixels; what is narrower is said to be enlarged
 
 /** Return the values of `preview` for settings, beside the adapters. */
-export function drawingValues(settings) {
+function drawingValues(settings) {
   const found = { base: [settings.base || "tiny"], seed: [Number(settings.seed) || 0], steps: Number(settings.steps) || FIRST_SETTINGS.steps };
   if (settings.prompt) found.prompt = [settings.prompt];
   if (settings.negative) found.negative = settings.negative;
@@ -23,10 +23,15 @@ export function drawingValues(settings) {
   return found;
 }
 
+/** Return what a preview is asked for: the result of an action, or adapters together. */
+export const asking = (settings, { of, adapters }) => {
+  const values = { ...drawingValues(settings), no_base: true };
+  return of ? { values, of } : { values: { ...values, adapters, together: true } };
+};
+
 /** Return the address of the picture in the last column of an answer. */
 export function pictureOf(answer) {
-  const column = answer.columns.at(-1);
-  return link(`/picture/${column.picture ?? column.pictures[0]}.png`);
+  return link(`/picture/${answer.columns.at(-1).pictures[0]}.png`);
 }
 
 function settingsForm(settings, about, changed) {
@@ -53,19 +58,20 @@ function settingsForm(settings, about, changed) {
   const [baseField, baseBox] = input("base", "Base", { list: "bases", onchange: () => usual() });
   const [stepsField, steps] = input("steps", "Steps", { type: "number", min: 1, max: 1000 });
   const [guidanceField, guidance] = input("guidance", "Guidance", { type: "number", min: 1, step: "any", placeholder: "as usual" });
-  seedField.append(el("button.icon-only.in-field", { "aria-label": "Another seed", title: "Another seed", onclick: () => {
+  const inField = (symbol, name, act) => iconButton(symbol, name, act, { title: name }, ".in-field");
+  seedField.append(inField("dice", "Another seed", () => {
     seed.value = String(Math.floor(Math.random() * 100000));
     settings.seed = seed.value;
     changed();
-  } }, icon("dice")));
-  baseField.append(el("button.icon-only.in-field", { "aria-label": "Choose a base", title: "Choose a base", onclick: async () => {
+  }));
+  baseField.append(inField("folder", "Choose a base", async () => {
     const found = await pick({ refers: "bases", about });
     if (!found) return;
     settings.base = found[0].reference ?? found[0].path;
     baseBox.value = settings.base;
     usual();
     changed();
-  } }, icon("folder")));
+  }));
   return el("details.more.draw-settings", { open: innerHeight > 1000 }, el("summary", {}, "Prompt, seed and base"), el("div.draw-fields", {},
     input("prompt", "Prompt", {})[0],
     el("div.fields.small-fields", {}, baseField, seedField,
@@ -99,7 +105,7 @@ export function previewPanel({ about, settings, keep, onsettings = () => {}, set
       const [width, height] = (await view.showB(pictureOf(answer), "mix").catch(() => null)) ?? [];
       fill(problem);
       const text = body.of ? "The mix as it would be saved" : answer.columns.at(-1).label;
-      said.textContent = `${text} · ${seconds(answer.seconds ?? 0)}${width < SMALL ? ` · ${width} × ${height} pixels, enlarged` : ""}`;
+      said.textContent = `${text} · ${seconds(answer.seconds)}${width < SMALL ? ` · ${width} × ${height} pixels, enlarged` : ""}`;
       node.dataset.drawn = JSON.stringify(body);
       if (body !== asked) return;
       state(DRAW);
@@ -142,9 +148,7 @@ export function previewPanel({ about, settings, keep, onsettings = () => {}, set
       baseKey = key;
       plain.ask(drawing);
     }
-    asked = body.of
-      ? { values: { ...drawing, no_base: true }, of: body.of }
-      : { values: { ...drawing, adapters: body.adapters, together: true, no_base: true } };
+    asked = asking(settings, body);
     state("busy");
     queue.ask(asked);
   }

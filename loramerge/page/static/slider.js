@@ -6,7 +6,7 @@ import { tidy } from "./weights.js";
 /**
  * Return `{node, set}`.
  *
- * @param {{label: string, value: number, least?: number, most?: number, step?: number, usual?: number, onchange: Function, hidden?: boolean}} options
+ * @param {{label: string, value: number, least?: number, most?: number, step?: number, usual?: number, onchange: Function, quiet?: boolean}} options
  *   The number may lie outside of the slider's range; `usual` is where a double click goes.
  */
 export function slider({ label, value, least = 0, most = 1.5, step = 0.01, usual = 1, onchange, quiet = false }) {

@@ -3,6 +3,7 @@
 import { upload } from "./api.js";
 import { el, fill } from "./dom.js";
 import { icon } from "./icons.js";
+import { iconButton } from "./parts.js";
 import { pick } from "./picker.js";
 import { fail } from "./toast.js";
 import { stem } from "./words.js";
@@ -36,7 +37,7 @@ export function stack(items, { about, refers = "adapters", empty = null, onchang
   const list = el("ol.stack-list");
   const said = el("p.away", { "aria-live": "polite" });
   const button = el("button.add", { onclick: async () => {
-    const found = await pick({ refers, about, many: true });
+    const found = await pick({ refers, about });
     for (const one of found ?? []) add(one);
   } }, icon("add"), `Add ${/^[aeio]/.test(noun) ? "an" : "a"} ${noun}`);
   const node = el("div.stack", {}, list, adding ? button : null, said);
@@ -94,12 +95,12 @@ export function stack(items, { about, refers = "adapters", empty = null, onchang
         el("span.stack-name", { title: item.name }, item.label),
         control?.row,
         el("span.stack-buttons", {}, toggle,
-          el("button.icon-only", { "aria-label": `Remove ${item.label}`, onclick: () => {
+          iconButton("close", `Remove ${item.label}`, () => {
             items.splice(index, 1);
             draw();
             onchange(true);
             (list.children[Math.min(index, items.length - 1)]?.querySelector(".grip") ?? button).focus();
-          } }, icon("close")))),
+          }))),
       control?.drawer);
     return node;
   }

@@ -21,13 +21,12 @@ function write(name, value) {
 }
 
 const waiting = new Map();
-const flush = later(() => {
+const writeAll = () => {
   for (const [name, value] of waiting) write(name, value);
   waiting.clear();
-}, 150);
-addEventListener("pagehide", () => {
-  for (const [name, value] of waiting) write(name, value);
-});
+};
+const flush = later(writeAll, 150);
+addEventListener("pagehide", writeAll);
 
 /** Return what a view remembers over its first state, and a function that keeps it. */
 export function remembered(name, initial) {

@@ -3,6 +3,7 @@
 import { el } from "./dom.js";
 import { icon } from "./icons.js";
 import { Replaced } from "./api.js";
+import { iconButton } from "./parts.js";
 
 const place = () => document.getElementById("toasts");
 const KEPT = 4;
@@ -12,7 +13,7 @@ function show(kind, text, hint, action) {
   const node = el(`div.toast.${kind}`, { role: kind === "bad" ? "alert" : null },
     el("div.toast-text", {}, el("p", {}, text), hint ? el("p.soft", {}, hint) : null),
     action ? el("button.quiet", { onclick: () => (close(), action.act()) }, action.label) : null,
-    el("button.icon-only", { "aria-label": "Close this message", onclick: close }, icon("close")));
+    iconButton("close", "Close this message", close));
   const same = [...place().children].find((one) => one.textContent === node.textContent);
   same?.remove();
   place().append(node);

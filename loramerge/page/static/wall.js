@@ -8,7 +8,7 @@ const PAGE = 60;
 const PAGES_KEPT = 20;
 
 /**
- * Return `{node, load, redraw, stop}`.
+ * Return `{node, load, stop}`.
  *
  * @param {{fetchPage: (offset: number, limit: number) => Promise<{total: number, cards: object[]}>, card: (card: object, index: number, total: number) => HTMLElement, ontotal: Function, onerror: Function}} options
  */
@@ -103,7 +103,6 @@ export function wall({ fetchPage, card, ontotal, onerror }) {
   return {
     node,
     load,
-    redraw: soon,
     stop() {
       turn += 1;
       watch.disconnect();

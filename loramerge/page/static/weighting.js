@@ -2,6 +2,7 @@
 
 import { curve } from "./curve.js";
 import { el, fill, fresh } from "./dom.js";
+import { segments } from "./parts.js";
 import { slider } from "./slider.js";
 import { brief, inMode, partsOf, presetOf } from "./weights.js";
 
@@ -24,14 +25,14 @@ function sliders(weight, changed) {
 function blocks(weight, about, parts, changed, redraw) {
   const { presets, vectors } = about;
   const length = weight.vector.length;
-  const named = vectors?.[length] ?? weight.vector.map((_, index) => `Block ${index + 1}`);
+  const named = vectors[length] ?? weight.vector.map((_, index) => `Block ${index + 1}`);
   const id = fresh("preset");
   const choice = el("select", { id, onchange: () => {
     if (choice.value) weight.vector = [...presets[choice.value]];
     changed();
     redraw();
   } });
-  const fits = Object.keys(presets ?? {}).filter((name) => presets[name].length === length);
+  const fits = Object.keys(presets).filter((name) => presets[name].length === length);
   const now = presetOf(weight.vector, presets);
   choice.append(el("option", { value: "" }, "drawn"), ...fits.map((name) => el("option", { value: name }, name)));
   choice.value = now ?? "";
@@ -106,8 +107,7 @@ export function weighting(item, about, changed) {
     fill(row, own ? own.node : note);
     const modes = modesOf(parts);
     fill(drawer,
-      el("div.segments", { role: "radiogroup", "aria-label": "Kind of weight" }, modes.map((mode) =>
-        el("button", { role: "radio", "aria-checked": String(mode === weight.mode), onclick: () => change(mode) }, MODES[mode]))),
+      segments("Kind of weight", Object.fromEntries(modes.map((mode) => [mode, MODES[mode]])), weight.mode, change),
       weight.mode === "components" ? sliders(weight, told)
         : weight.mode === "blocks" ? blocks(weight, about, parts, told, draw)
           : weight.mode === "depth" ? depth(weight, told)

@@ -10,7 +10,7 @@ const same = (a, b) => a.length === b.length && a.every((one, index) => one === 
 
 /** Return the name of the preset that a vector is, or null. */
 export function presetOf(vector, presets) {
-  return Object.keys(presets ?? {}).find((name) => same(presets[name], vector)) ?? null;
+  return Object.keys(presets).find((name) => same(presets[name], vector)) ?? null;
 }
 
 /** Return a weighted name, `{name, weight}`, as recipes and the command line write it. */
@@ -47,7 +47,7 @@ function level(weight) {
 const UNKNOWN = { components: ["unet", "te"], vectors: [], depth: false };
 
 /** Return the components of a family, and the block vectors that it takes. */
-export const partsOf = (family, families) => (families ?? []).find((one) => one.name === family) ?? UNKNOWN;
+export const partsOf = (family, families) => families.find((one) => one.name === family) ?? UNKNOWN;
 
 /** Return a weight in another mode that says about the same. */
 export function inMode(weight, mode, parts, length) {

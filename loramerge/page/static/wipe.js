@@ -2,7 +2,7 @@
 
 import { el } from "./dom.js";
 
-/** Return `{node, left, right, names}`; `showA` and `showB` set a picture and resolve to its width and height. */
+/** Return `{node, range, b, to}` and more: `showA` and `showB` set a picture and resolve to its width and height. */
 export function wipe() {
   const left = el("img.wipe-left", { alt: "", draggable: false });
   const right = el("img.wipe-right", { alt: "", draggable: false });
@@ -16,26 +16,21 @@ export function wipe() {
   };
   range.addEventListener("input", place);
   place();
-  async function show(image, address, text) {
+  const shows = (image, name, letter) => async (address, text) => {
     const next = new Image();
     next.src = address;
+    name.textContent = text;
     await next.decode();
     image.src = address;
-    image.alt = text;
+    image.alt = `${letter}: ${text}`;
     place();
     return [next.naturalWidth, next.naturalHeight];
-  }
+  };
   return {
     node,
     range,
-    showA: (address, text) => {
-      names[0].textContent = text;
-      return show(left, address, `A: ${text}`);
-    },
-    showB: (address, text) => {
-      names[1].textContent = text;
-      return show(right, address, `B: ${text}`);
-    },
+    showA: shows(left, names[0], "A"),
+    showB: shows(right, names[1], "B"),
     get b() {
       return right.getAttribute("src");
     },

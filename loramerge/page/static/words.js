@@ -60,29 +60,31 @@ export function label(word) {
   return text.charAt(0).toUpperCase() + text.slice(1);
 }
 
-/** Return ranks, as a mapping of rank to count or a list, in short: `7–15`. */
+/** Return ranks, a mapping of rank to count, in short: `7–15`. */
 export function ranks(found) {
-  if (found === null || found === undefined) return "";
-  if (typeof found !== "object") return String(found);
-  const all = (Array.isArray(found) ? found : Object.keys(found)).map(Number).filter(Number.isFinite);
+  const all = Object.keys(found ?? {}).map(Number);
   if (!all.length) return "";
   const [least, most] = [Math.min(...all), Math.max(...all)];
   return least === most ? String(least) : `${least}–${most}`;
 }
 
-/** Return the kinds of a card, which are a list or counted by name. */
-export const kindsOf = (card) => (Array.isArray(card.kinds) ? card.kinds : Object.keys(card.kinds ?? {})).join(", ");
+/** Return what a card is in short: family, rank, and what else is said. */
+export const cardLine = (card, ...more) => [card.family, card.rank && `rank ${card.rank}`, ...more].filter(Boolean).join(" · ");
 
-/** Return the rank of a card in short, or nothing. */
-export const rankOf = (card) => (card.rank ?? ranks(card.ranks)) || "";
+/** Return a value of a result in words. */
+export function said(value) {
+  if (value === null || value === undefined) return "none";
+  if (Array.isArray(value)) return value.join(", ") || "none";
+  if (typeof value === "boolean") return value ? "yes" : "no";
+  return typeof value === "number" ? number(value, 6) : String(value);
+}
 
-/** Return how long ago a time (seconds since 1970 or ISO text) was. */
+/** Return how long ago a time, in seconds since 1970, was. */
 export function ago(when) {
   if (!when) return "";
-  const then = typeof when === "number" ? when * 1000 : Date.parse(when);
-  const passed = Math.max(0, (Date.now() - then) / 1000);
+  const passed = Math.max(0, Date.now() / 1000 - when);
   if (passed < 45) return "just now";
   if (passed < 3600) return `${Math.round(passed / 60) || 1} min ago`;
   if (passed < 86400) return `${Math.round(passed / 3600)} h ago`;
-  return new Date(then).toLocaleDateString();
+  return new Date(when * 1000).toLocaleDateString();
 }

@@ -3,25 +3,24 @@
 import { get, link, post } from "../api.js";
 import { dialog } from "../dialog.js";
 import { el, fill, fresh } from "../dom.js";
-import { OF_ADAPTER } from "../job.js";
+import { waysOn } from "../routes.js";
+import { facts } from "../parts.js";
 import { fail, failure, say } from "../toast.js";
-import { label, size, stem } from "../words.js";
+import { label, said, size, stem } from "../words.js";
 
 const HIDDEN = new Set(["id", "picture", "problems", "tags", "own_tags", "note", "rating", "name", "reference", "ranks", "what", "group", "copies", "sidecars"]);
 
 function shown(name, value) {
-  if (value === null || value === undefined || value === "" || (Array.isArray(value) && !value.length)) return null;
-  if (name === "paths" && value.length === 1) return null; // the path says it
+  if (!value || (name === "paths" && value.length === 1) || name === "indexed") return null; // the path says it
   if (name === "size" || name === "bytes") return size(value);
   if (name === "modified") return new Date(value * 1000).toLocaleString();
-  if (typeof value === "boolean") return value && name !== "indexed" ? "yes" : null;
-  if (Array.isArray(value)) return value.every((one) => typeof one !== "object") ? value.join(", ") : null;
-  return typeof value === "object" ? null : String(value);
+  const plain = typeof value !== "object" || (Array.isArray(value) && value.length && value.every((one) => typeof one !== "object"));
+  return plain ? said(value) : null;
 }
 
 function own(card, close, again) {
   const id = fresh("own");
-  const tags = el("input", { id: `${id}-tags`, value: (card.own_tags ?? card.tags ?? []).join(", "), autocomplete: "off" });
+  const tags = el("input", { id: `${id}-tags`, value: card.own_tags.join(", "), autocomplete: "off" });
   const note = el("textarea", { id: `${id}-note`, rows: 3, value: card.note ?? "" });
   let rating = card.rating ?? 0;
   const stars = el("div.rating", { role: "radiogroup", "aria-label": "Rating" });
@@ -50,19 +49,16 @@ function own(card, close, again) {
 
 /** Show the details of a card; `again` is called when something was saved. */
 export function details(card, again) {
-  const facts = el("div");
+  const known = el("div");
   const opened = dialog(stem(card.name), el("div.details-grid", {},
     el("div", {}, card.picture ? el("img.cover.big", { src: link(`/picture/library/${card.id}`), alt: `Preview of ${card.name}` }) : null,
       el("div.row.wrap", {},
-        Object.entries(OF_ADAPTER).map(([text, view]) =>
-          el(`a.button${view.startsWith("mix") ? ".primary" : ""}`, { href: `#/${view}=${encodeURIComponent(card.reference)}`, onclick: () => opened.close() }, text))),
-      (card.problems ?? []).map((one) => el(`p.note.${one.severity === "error" ? "bad" : "warn"}`, {}, one.text)),
-      facts),
+        waysOn(card.reference).slice(0, 4).map(({ label: text, view, href }) =>
+          el(`a.button${view === "mix" ? ".primary" : ""}`, { href, onclick: () => opened.close() }, text))),
+      card.problems.map((one) => el(`p.note.${one.severity === "error" ? "bad" : "warn"}`, {}, one.text)),
+      known),
     own(card, () => opened.close(), again)), { wide: true });
-  const list = (all) => el("dl.facts", {}, Object.entries(all).filter(([name]) => !HIDDEN.has(name)).map(([name, value]) => {
-    const text = shown(name, value);
-    return text ? [el("dt", {}, label(name)), el("dd.breaks", {}, text)] : null;
-  }));
-  fill(facts, list(card));
-  get(`/api/library/${card.id}`).then((all) => fill(facts, list({ ...card, ...all })), (error) => facts.append(failure(error)));
+  const list = (all) => facts(Object.entries(all).filter(([name]) => !HIDDEN.has(name)).map(([name, value]) => [label(name), shown(name, value)]));
+  fill(known, list(card));
+  get(`/api/library/${card.id}`).then((all) => fill(known, list({ ...card, ...all })), (error) => known.append(failure(error)));
 }

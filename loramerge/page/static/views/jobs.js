@@ -3,6 +3,7 @@
 import { el, fill, later } from "../dom.js";
 import { jobBlock } from "../job.js";
 import { ACTIVE, forget, jobs, onChange } from "../jobs.js";
+import { empty } from "../parts.js";
 
 export function show(root) {
   const now = el("section", { "aria-label": "Running and waiting" });
@@ -16,8 +17,7 @@ export function show(root) {
     fill(past, done.length
       ? [el("div.row", {}, el("h2", {}, "History"), el("span.grow"), el("button.quiet", { onclick: () => done.forEach((one) => forget(one.id)) }, "Clear"))]
       : null, done.map((one) => jobBlock(one)),
-    all.length ? null : el("div.empty-state", {}, el("h2", {}, "No jobs yet"),
-      el("p", {}, "What you run is listed here, with its progress. It goes on when you close the page, and the list stays."),
+    all.length ? null : empty("No jobs yet", "What you run is listed here, with its progress. It goes on when you close the page, and the list stays.",
       el("a.button.primary", { href: "#/mix" }, "Mix something")));
     for (const one of root.querySelectorAll("[data-job]")) if (open.has(one.dataset.job) && one.querySelector("details")) one.querySelector("details").open = true;
   };

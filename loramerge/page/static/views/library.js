@@ -5,29 +5,24 @@ import { menu } from "../dialog.js";
 import { el, fill, later } from "../dom.js";
 import { icon } from "../icons.js";
 import { onLibrary } from "../jobs.js";
+import { empty, iconButton } from "../parts.js";
 import { pick } from "../picker.js";
 import { dragCard } from "../stack.js";
 import { drawnCover } from "../cover.js";
+import { placeFor, waysOn } from "../routes.js";
 import { remembered } from "../store.js";
 import { copy, fail, say } from "../toast.js";
 import { wall } from "../wall.js";
 import { details } from "./card.js";
-import { kindsOf, plural, rankOf, size, stem } from "../words.js";
+import { cardLine, plural, size, stem } from "../words.js";
 
 const SORTS = { name: "Name", newest: "Newest", size: "Size", rank: "Rank", rating: "Rating", problems: "Problems" };
 const DOWN = new Set(["newest", "size", "rank", "rating", "problems"]);
 const FIRST = { words: "", family: "", sort: "name", duplicates: false };
 
-const go = (view, word, card) => () => (location.hash = `#/${view}?${word}=${encodeURIComponent(card.reference)}`);
-
 function actions(card, again) {
   return [
-    { label: "Add to mix", icon: "mix", act: go("mix", "add", card) },
-    { label: "Inspect", icon: "inspect", act: go("inspect", "file", card) },
-    { label: "Resize", icon: "resize", act: go("resize", "file", card) },
-    { label: "Bake", icon: "bake", act: go("bake", "file", card) },
-    { label: "Convert", icon: "convert", act: go("convert", "file", card) },
-    { label: "Compare", icon: "compare", act: go("compare", "file", card) },
+    ...waysOn(card.reference).map(({ label, view, href }) => ({ label, icon: view, act: () => (location.hash = href) })),
     null,
     { label: "Tags, note and rating", icon: "star", act: () => details(card, again) },
     { label: "Copy path", icon: "copy", act: () => copy(card.path, "Path") },
@@ -40,7 +35,7 @@ function cover(card) {
 }
 
 function worst(card) {
-  const problems = card.problems ?? [];
+  const { problems } = card;
   if (!problems.length) return null;
   const bad = problems.some((one) => one.severity === "error");
   return el(`span.badge.${bad ? "bad" : "warn"}`, { title: problems.map((one) => one.text).join("\n") }, icon("warn"), plural(problems.length, "problem"));
@@ -48,16 +43,16 @@ function worst(card) {
 
 function cardOf(again) {
   return (card) => {
-    const more = el("button.icon-only.card-menu", { "aria-label": `Actions for ${stem(card.name)}`, "aria-haspopup": "menu", onclick: () => menu(more, actions(card, again)) }, icon("menu"));
-    const words = [...(card.trigger_words ?? []), ...(card.tags ?? [])];
+    const more = iconButton("menu", `Actions for ${stem(card.name)}`, () => menu(more, actions(card, again)), { "aria-haspopup": "menu" }, ".card-menu");
+    const words = [...card.trigger_words, ...card.tags];
     const node = el("article.card", { "data-card": card.id, "data-reference": card.reference },
       el("button.card-face", { "aria-label": `Details of ${stem(card.name)}`, onclick: () => details(card, again) }, cover(card)),
       el("div.card-text", {},
         el("div.row.card-head", {}, el("h3", { title: card.path }, stem(card.name)), more),
-        el("p.soft.small", {}, [card.family, rankOf(card) ? `rank ${rankOf(card)}` : kindsOf(card), size(card.size)].filter(Boolean).join(" · ")),
+        el("p.soft.small", {}, cardLine(card, !card.rank && card.kinds.join(", "), size(card.size))),
         el("p.small.card-words", {}, words.slice(0, 4).map((word) => el("span.chip", {}, word)), worst(card)),
         card.rating ? el("p.stars.small", { "aria-label": `${card.rating} of 5` }, "★".repeat(card.rating)) : null),
-      el("button.quiet.card-add", { "aria-label": `Add ${stem(card.name)} to the mix`, onclick: go("mix", "add", card) }, icon("add"), el("span", {}, "Mix")));
+      el("button.quiet.card-add", { "aria-label": `Add ${stem(card.name)} to the mix`, onclick: () => (location.hash = placeFor("mix", card.reference)) }, icon("add"), el("span", {}, "Mix")));
     dragCard(node, card);
     return node;
   };
@@ -84,9 +79,8 @@ async function scan() {
 }
 
 function welcome(about) {
-  return el("div.empty-state", {},
-    el("h2", {}, "Start with the two adapters that come along"),
-    el("p", {}, "zuzu is a character and polka a style, both for a tiny model that draws at once. Move two sliders and watch the picture."),
+  return empty("Start with the two adapters that come along",
+    "zuzu is a character and polka a style, both for a tiny model that draws at once. Move two sliders and watch the picture.",
     el("div.row.centre", {},
       el("a.button.primary", { href: "#/mix?add=zuzu&add=polka" }, icon("mix"), "Mix zuzu and polka"),
       el("button", { onclick: () => addFolder(about) }, icon("folder"), "Add a folder of mine")),
@@ -118,14 +112,13 @@ export function show(root, { about, query }) {
     onerror: fail,
   });
   function draw(answer) {
-    fill(families, el("option", { value: "" }, "All families"), (answer.families ?? []).map((one) => el("option", { value: one.name }, `${one.name ?? "unknown"} (${one.count})`)));
+    fill(families, el("option", { value: "" }, "All families"), answer.families.map((one) => el("option", { value: one.name }, `${one.name ?? "unknown"} (${one.count})`)));
     families.value = value.family;
-    if (answer.total) fill(extra);
-    else if (filtered()) fill(extra, el("div.empty-state", {}, el("h2", {}, "Nothing matches"),
-      el("p", {}, value.duplicates && !value.words && !value.family ? "No two adapters here are copies of each other." : "Try fewer words, or all families."),
+    if (answer.total <= 2 && !filtered()) fill(extra, welcome(about));
+    else if (answer.total) fill(extra);
+    else fill(extra, empty("Nothing matches",
+      value.duplicates && !value.words && !value.family ? "No two adapters here are copies of each other." : "Try fewer words, or all families.",
       el("button", { onclick: reset }, "Show everything")));
-    else fill(extra, welcome(about));
-    if (answer.total && answer.total <= 2 && !filtered()) fill(extra, welcome(about));
   }
   function reset() {
     Object.assign(value, FIRST);

@@ -2,17 +2,18 @@
 
 import { get } from "../api.js";
 import { actionPanel } from "../action.js";
-import { el, fill, later } from "../dom.js";
+import { el, later } from "../dom.js";
 import { form, wire } from "../form.js";
 import { openGrid } from "../grid.js";
 import { icon } from "../icons.js";
-import { pick } from "../picker.js";
+import { columns, empty, panel } from "../parts.js";
+import { librarySearch, pick } from "../picker.js";
 import { planPanel } from "../plan.js";
 import { FIRST_SETTINGS, previewPanel } from "../preview.js";
 import { dragCard, itemOf, stack } from "../stack.js";
 import { remembered } from "../store.js";
 import { plain, spoken } from "../weights.js";
-import { rankOf, stem } from "../words.js";
+import { cardLine, stem } from "../words.js";
 
 // only these leave the result the weighted sum, which a preview draws from its parts
 const PLAIN = new Set(["adapters", "to", "for", "dtype", "embeddings", "skip_unknown"]);
@@ -21,31 +22,19 @@ const FIRST = { adapters: [], values: {}, output: "", draw: FIRST_SETTINGS, more
 const OFFERED = ["zuzu", "polka"]; // at full weight each: less of polka draws no dots
 
 function welcome(take) {
-  return el("div.empty-state.in-stack", {},
-    el("h2", {}, "What goes together?"),
-    el("p", {}, "Add adapters below, drag them here, or start with the two that come along: a character and a style."),
+  return empty("What goes together?", "Add adapters below, drag them here, or start with the two that come along: a character and a style.",
     el("button.primary", { onclick: take }, icon("mix"), "Mix zuzu and polka"));
 }
 
 function tray(take, about) {
-  const list = el("div.tray-list", { role: "list" });
-  const search = el("input", { type: "search", placeholder: "Search the library", "aria-label": "Search adapters to add" });
-  const load = later(async () => {
-    try {
-      const { cards, total } = await get("/api/library", { words: search.value, limit: 6, sort: "newest", descending: "1" });
-      fill(list, cards.map((card) => {
-        const node = el("button.tray-card", { title: card.path, onclick: () => take(card) }, icon("add"),
-          el("span.tray-name", {}, stem(card.name)), el("span.soft.small", {}, [card.family, rankOf(card) && `rank ${rankOf(card)}`].filter(Boolean).join(" · ")));
-        dragCard(node, card);
-        return el("div", { role: "listitem" }, node);
-      }), total > cards.length ? el("div", { role: "listitem" }, el("button.quiet", { onclick: browse }, `${total - cards.length} more…`)) : null);
-    } catch {
-      fill(list);
-    }
-  }, 80);
+  const list = el("ul.tray-list");
   const browse = async () => (await pick({ refers: "adapters", about }))?.forEach(take);
-  search.addEventListener("input", load);
-  load();
+  const search = librarySearch(list, { limit: 6, sort: "newest", descending: "1" }, ({ cards, total }) => [cards.map((card) => {
+    const node = el("button.tray-card", { title: card.path, onclick: () => take(card) }, icon("add"),
+      el("span.tray-name", {}, stem(card.name)), el("span.soft.small", {}, cardLine(card)));
+    dragCard(node, card);
+    return el("li", {}, node);
+  }), total > cards.length ? el("li", {}, el("button.quiet", { onclick: browse }, `${total - cards.length} more…`)) : null]);
   return el("div.tray", { role: "group", "aria-label": "Add from the library" }, el("div.row", {}, search, el("button", { onclick: browse }, icon("folder"), "Browse")), list);
 }
 
@@ -126,12 +115,10 @@ export function show(root, { about, verbs, query }) {
       keep();
       dispatchEvent(new HashChangeEvent("hashchange"));
     } }, "Start over"));
-  root.append(el("div.columns", {},
-    el("div.column.main", {},
-      el("section.panel", { "aria-label": "Adapters" }, el("h2", {}, "Adapters"), all.node, tools, tray((card) => all.add(card), about)),
-      el("section.panel", { "aria-label": "Method" }, settings.node),
-      end.node),
-    el("div.column.aside", {}, preview.node, plan.node)));
+  root.append(columns([
+    panel("Adapters", el("h2", {}, "Adapters"), all.node, tools, tray((card) => all.add(card), about)),
+    panel("Method", settings.node),
+    end.node], [preview.node, plan.node]));
   if (added.length) keep();
   for (const item of value.adapters.filter((one) => !one.family)) {
     familyOf(item.name).then((family) => {

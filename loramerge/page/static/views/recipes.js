@@ -8,6 +8,7 @@ import { jobPlace } from "../job.js";
 import { start } from "../jobs.js";
 import { newest } from "../live.js";
 import { icon } from "../icons.js";
+import { columns, empty, panel, table } from "../parts.js";
 import { pick } from "../picker.js";
 import { remembered } from "../store.js";
 import { copy, fail, failure, say } from "../toast.js";
@@ -27,12 +28,10 @@ steps:
 `;
 
 function taskTable(tasks) {
-  return el("div.scroll", {}, el("table", {},
-    el("thead", {}, el("tr", {}, ["Task", "Verb", "State", "Output", "Rank", "Size"].map((name) => el("th", { scope: "col" }, name)))),
-    el("tbody", {}, tasks.map((one) => el("tr", {},
-      el("th", { scope: "row" }, one.name), el("td", {}, one.verb),
-      el("td", {}, el("span.state-word", { "data-state": one.state }, one.state ?? ""), one.refused ? el("p.small.bad-text", {}, one.refused) : one.reason ? el("p.soft.small", {}, one.reason) : null),
-      el("td", {}, one.save ? base(one.save) : el("span.soft", {}, "in memory")), el("td", {}, ranks(one.ranks)), el("td", {}, size(one.size)))))));
+  return table(["Task", "Verb", "State", "Output", "Rank", "Size"], tasks.map((one) => [
+    el("th", { scope: "row" }, one.name), one.verb,
+    [el("span.state-word", { "data-state": one.state }, one.state ?? ""), one.refused ? el("p.small.bad-text", {}, one.refused) : one.reason ? el("p.soft.small", {}, one.reason) : null],
+    one.save ? base(one.save) : el("span.soft", {}, "in memory"), ranks(one.ranks), size(one.size)]));
 }
 
 export function show(root, { about, query }) {
@@ -52,9 +51,9 @@ export function show(root, { about, query }) {
   const draw = () => {
     name.textContent = value.path ? `${value.path}${changed() ? " (changed)" : ""}` : "not saved yet";
     runButton.disabled = !value.text.trim();
-    if (textPanel) textPanel.hidden = !value.text && !value.path && document.activeElement !== area;
+    textPanel.hidden = !value.text && !value.path && document.activeElement !== area;
   };
-  const variables = (found) => fill(set, Object.entries(found.variables ?? {}).map(([word, standard]) => {
+  const variables = (found) => fill(set, Object.entries(found.variables).map(([word, standard]) => {
     const id = `var-${word}`;
     return el("div.field", {}, el("label", { for: id }, word), el("input", { id, value: String(value.set[word] ?? ""), placeholder: JSON.stringify(standard), oninput: (event) => {
       if (event.target.value === "") delete value.set[word];
@@ -67,22 +66,21 @@ export function show(root, { about, query }) {
   const queue = newest(() => post("/api/recipe", { ...(changed() || !value.path ? { text: value.text, beside: value.path } : { path: value.path }), set: value.set }), {
     busy: (is) => place.classList.toggle("busy", is),
     done: (found) => {
-      const known = JSON.stringify(found.variables ?? {});
+      const known = JSON.stringify(found.variables);
       if (known !== words) {
         words = known;
         variables(found);
       }
-      const mistakes = found.mistakes ?? [];
-      const states = Object.fromEntries((found.tasks ?? []).map((one) => [one.name, one.state]));
+      const { mistakes, tasks } = found;
+      const states = Object.fromEntries(tasks.map((one) => [one.name, one.state]));
       fill(place, mistakes.length ? el("div.note.bad", { role: "alert" }, icon("warn"), el("ul", {}, mistakes.map((one) => el("li", {}, one)))) : null,
-        found.graph && !mistakes.length ? graph(found.graph, states) : null, found.tasks?.length ? taskTable(found.tasks) : null);
+        mistakes.length ? null : graph(found.graph, states), tasks.length ? taskTable(tasks) : null);
     },
     failed: (error) => fill(place, failure(error)),
   });
   const look = () => {
     if (value.text.trim()) queue.ask(1);
-    else fill(place, el("div.empty-state", {}, el("h2", {}, "A recipe repeats a result to the byte"),
-      el("p", {}, "Every panel here can save one. Open a recipe, or start from a small one."),
+    else fill(place, empty("A recipe repeats a result to the byte", "Every panel here can save one. Open a recipe, or start from a small one.",
       el("div.row.centre", {}, el("button.primary", { onclick: () => take("", EXAMPLE) }, "Start from a small one"), el("button", { onclick: open }, icon("folder"), "Open"))));
   };
   const soon = later(look, 300);
@@ -131,23 +129,21 @@ export function show(root, { about, query }) {
       fail(error);
     }
   }
-  const shipped = about.recipes?.length ? el("select", { "aria-label": "Recipes that come along", onchange: (event) => {
+  const shipped = el("select", { "aria-label": "Recipes that come along", onchange: (event) => {
     const found = about.recipes.find((one) => one.name === event.target.value);
     if (found) take("", found.text);
     event.target.value = "";
-  } }, el("option", { value: "" }, "Examples…"), about.recipes.map((one) => el("option", { value: one.name, title: one.summary }, one.name))) : null;
+  } }, el("option", { value: "" }, "Examples…"), about.recipes.map((one) => el("option", { value: one.name, title: one.summary }, one.name)));
   const force = el("input", { type: "checkbox", checked: value.force, onchange: () => {
     value.force = force.checked;
     keep();
   } });
-  let textPanel;
+  const textPanel = panel("Text", area, set, el("label.check", {}, force, "Replace outputs that this recipe did not make"));
   root.append(
     el("div.toolbar", {}, el("button", { onclick: open }, icon("folder"), "Open"), shipped, name, el("span.grow"),
       el("button.quiet", { onclick: () => copy(value.text, "Recipe") }, icon("copy"), "Copy"),
       el("button", { onclick: save }, "Save"), runButton),
-    el("div.columns.even", {},
-      el("div.column.main", {}, textPanel = el("section.panel", { "aria-label": "Text", hidden: true }, area, set, el("label.check", {}, force, "Replace outputs that this recipe did not make"))),
-      el("div.column.aside", {}, el("section.panel", { "aria-label": "Graph and tasks" }, place, running.node))));
+    columns([textPanel], [panel("Graph and tasks", place, running.node)], ".even"));
   area.value = value.text;
   draw();
   if (query.get("path")) load(query.get("path"));

@@ -2,25 +2,23 @@
 
 import { actionPanel } from "../action.js";
 import { link, live } from "../api.js";
-import { el, fill } from "../dom.js";
+import { el, fill, later } from "../dom.js";
 import { form, missing, wire } from "../form.js";
 import { newest } from "../live.js";
+import { empty, facts, panel, table } from "../parts.js";
 import { remembered } from "../store.js";
 import { failure } from "../toast.js";
 import { given, lead } from "./verb.js";
-import { label, number } from "../words.js";
+import { label, said } from "../words.js";
 
 const LONGEST = 60;
 const TRIED = { inspect: "?file=zuzu", compare: "?file=zuzu&file=polka", diff: "?a=zuzu&b=polka" };
 
 const flat = (value) => value === null || typeof value !== "object" || (Array.isArray(value) && value.every((one) => one === null || typeof one !== "object"));
-const shown = (value) => (value === null ? "none" : Array.isArray(value) ? value.join(", ") || "none" : typeof value === "number" ? number(value, 6) : typeof value === "boolean" ? (value ? "yes" : "no") : String(value));
 
 function rowsTable(rows) {
   const columns = [...new Set(rows.flatMap((row) => Object.keys(row)))].filter((name) => rows.some((row) => flat(row[name] ?? null) && row[name] !== undefined)).slice(0, 8);
-  return el("div.scroll", {}, el("table", {},
-    el("thead", {}, el("tr", {}, columns.map((name) => el("th", { scope: "col" }, label(name))))),
-    el("tbody", {}, rows.slice(0, LONGEST).map((row) => el("tr", {}, columns.map((name) => el("td", {}, flat(row[name] ?? null) ? shown(row[name] ?? null) : "")))))));
+  return table(columns.map(label), rows.slice(0, LONGEST).map((row) => columns.map((name) => (flat(row[name] ?? null) ? said(row[name]) : ""))));
 }
 
 /** Return any result as figures: facts first, then what lies deeper, closed. */
@@ -29,12 +27,12 @@ function figures(value, depth = 0) {
     if (value.length && value.every((one) => one && typeof one === "object" && !Array.isArray(one))) {
       return value.length === 1 ? figures(value[0], depth) : rowsTable(value);
     }
-    return el("p.breaks", {}, shown(value.map((one) => (flat(one) ? shown(one) : JSON.stringify(one)))));
+    return el("p.breaks", {}, said(value.map((one) => (flat(one) ? said(one) : JSON.stringify(one)))));
   }
   const entries = Object.entries(value).filter(([, one]) => one !== null && one !== undefined && !(Array.isArray(one) && !one.length));
   const simple = entries.filter(([, one]) => flat(one));
   const deep = entries.filter(([, one]) => !flat(one) && Object.keys(one).length);
-  return el("div", {}, el("dl.facts", {}, simple.map(([name, one]) => [el("dt", {}, label(name)), el("dd.breaks", {}, shown(one))])),
+  return el("div", {}, facts(simple.map(([name, one]) => [label(name), said(one)])),
     depth > 3 ? null : deep.map(([name, one]) => el("details.more", {}, el("summary", {}, label(name)), figures(one, depth + 1))));
 }
 
@@ -67,20 +65,19 @@ export function show(root, { about, verbs, verb, query }) {
   const look = () => {
     const all = values();
     if (all) queue.ask(all);
-    else fill(place, el("div.empty-state", {}, el("h2", {}, "Nothing to look at yet"), el("p", {}, "Choose files above."),
+    else fill(place, empty("Nothing to look at yet", "Choose files above.",
       TRIED[verb] ? el("a.button.primary", { href: `#/${verb}${TRIED[verb]}` }, "Try it with what comes along") : null));
   };
-  let timer = 0;
+  const soon = later(look, 400);
   const settings = form({ verb, info, values: value.values, about, kept: value, onchange: () => {
     keep();
     end.update();
-    clearTimeout(timer);
-    timer = setTimeout(look, 400);
+    soon();
   } });
-  root.append(lead(verb, info), el("section.panel", { "aria-label": "Settings" }, settings.node), place, end.node);
+  root.append(lead(verb, info), panel("Settings", settings.node), place, end.node);
   look();
   return () => {
-    clearTimeout(timer);
+    soon.cancel();
     queue.stop();
     end.stop();
   };

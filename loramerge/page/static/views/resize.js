@@ -6,6 +6,7 @@ import { chart } from "../chart.js";
 import { el, fill, fresh, later, svg } from "../dom.js";
 import { form, wire } from "../form.js";
 import { newest } from "../live.js";
+import { columns, dragged, empty, panel, segments, table } from "../parts.js";
 import { planPanel } from "../plan.js";
 import { remembered } from "../store.js";
 import { failure } from "../toast.js";
@@ -27,7 +28,7 @@ function handle(drawn, points, index, choose, text) {
   const said = el("output.handle-said", { for: id });
   const place = (at) => {
     const [bytes, error] = [points[at].size, points[at].relative_error];
-    for (const [name, to] of [["x1", drawn.x(bytes)], ["x2", drawn.x(bytes)]]) line.setAttribute(name, to);
+    for (const name of ["x1", "x2"]) line.setAttribute(name, drawn.x(bytes));
     dot.setAttribute("cx", drawn.x(bytes));
     dot.setAttribute("cy", drawn.y(error));
     range.value = String(at);
@@ -40,25 +41,18 @@ function handle(drawn, points, index, choose, text) {
     choose(at);
   };
   range.addEventListener("input", () => to(Number(range.value)));
-  const follow = (event) => {
-    const box = drawn.picture.getBoundingClientRect();
-    const bytes = drawn.back(((event.clientX - box.left) / box.width) * drawn.wide);
+  dragged(drawn.picture, (across) => {
+    const bytes = drawn.back(across * drawn.wide);
     to(points.reduce((best, one, at) => (Math.abs(one.size - bytes) < Math.abs(points[best].size - bytes) ? at : best), 0));
-  };
-  drawn.picture.addEventListener("pointerdown", (event) => {
-    drawn.picture.setPointerCapture(event.pointerId);
-    follow(event);
   });
-  drawn.picture.addEventListener("pointermove", (event) => drawn.picture.hasPointerCapture(event.pointerId) && follow(event));
   place(index);
   return { node: el("div.handle", {}, el("label", { for: id }, "Smaller to larger"), range), said };
 }
 
 function worstTable(worst, open) {
   if (!worst?.length) return null;
-  return el("details.more", { open }, el("summary", {}, "Modules that lose most"), el("div.scroll", {}, el("table", {},
-    el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "Module"), el("th.right", { scope: "col" }, "Rank"), el("th.right", { scope: "col" }, "Error"))),
-    el("tbody", {}, worst.slice(0, 12).map((one) => el("tr", {}, el("td.breaks", {}, one.module), el("td.right", {}, one.rank ?? ""), el("td.right", {}, percent(one.relative_error))))))));
+  return el("details.more", { open }, el("summary", {}, "Modules that lose most"),
+    table(["Module", "Rank", "Error"], worst.slice(0, 12).map((one) => [el("td.breaks", {}, one.module), one.rank ?? "", percent(one.relative_error)]), "table.numbers"));
 }
 
 export function show(root, { about, verbs, query }) {
@@ -104,12 +98,11 @@ export function show(root, { about, verbs, query }) {
       { points: pair(found.best), kind: value.by === "rank" ? "faint" : "main", name: WAYS.size, dots: value.by !== "rank" && own.length < 40 },
     ].filter((line) => line.points.length);
     const drawn = chart({ lines, xName: "Size of the file", yName: "Relative error", xText: size, yText: (share) => percent(share, 2), label: "Error against size" });
-    const ways = el("div.segments", { role: "radiogroup", "aria-label": "How ranks are chosen" }, Object.entries(WAYS).map(([by, name]) =>
-      el("button", { role: "radio", "aria-checked": String(by === value.by), onclick: () => {
-        value.by = by;
-        value.place = null;
-        draw();
-      } }, name)));
+    const ways = segments("How ranks are chosen", WAYS, value.by, (by) => {
+      value.by = by;
+      value.place = null;
+      draw();
+    });
     const hold = handle(drawn, own, index, choose, text);
     fill(place, el("div.row", {}, ways, el("span.grow"), hold.said), drawn.node, hold.node,
       el("p.soft.small", {}, `The file has ${size(found.size_before)} now. The error is the share of the change's norm that is lost.`), worst);
@@ -138,8 +131,7 @@ export function show(root, { about, verbs, query }) {
   });
   const load = later(() => {
     if (value.values.adapter) queue.ask(value.values.adapter);
-    else fill(place, el("div.empty-state", {}, el("h2", {}, "How small can it be?"),
-      el("p", {}, "Choose an adapter: you see what each size costs, and take the point you like."),
+    else fill(place, empty("How small can it be?", "Choose an adapter: you see what each size costs, and take the point you like.",
       el("a.button.primary", { href: "#/resize?file=zuzu" }, "Try it with zuzu")));
   }, 250);
   const settings = form({ verb: "resize", info, values: value.values, about, first: ["adapter"], kept: value, onchange: (word) => {
@@ -150,9 +142,7 @@ export function show(root, { about, verbs, query }) {
     }
     changed();
   } });
-  root.append(lead("resize", info), el("div.columns", {},
-    el("div.column.main", {}, el("section.panel", { "aria-label": "Adapter" }, settings.node), el("section.panel", { "aria-label": "Curve" }, place), end.node),
-    el("div.column.aside", {}, plan.node)));
+  root.append(lead("resize", info), columns([panel("Adapter", settings.node), panel("Curve", place), end.node], [plan.node]));
   load();
   plan.ask(values());
   return () => {

@@ -7,6 +7,7 @@ import { el, fill, later } from "../dom.js";
 import { form, missing, wire } from "../form.js";
 import { jobBlock } from "../job.js";
 import { ACTIVE, job, jobs, onChange } from "../jobs.js";
+import { columns, panel } from "../parts.js";
 import { planPanel } from "../plan.js";
 import { remembered } from "../store.js";
 import { failure, notes } from "../toast.js";
@@ -14,20 +15,14 @@ import { number } from "../words.js";
 import { lead } from "./verb.js";
 
 const EVERY = 2000; // milliseconds between questions while a run goes on
-const THINNED = 800; // points of a line; more are not seen
-
-function thin(points) {
-  const step = Math.ceil(points.length / THINNED);
-  return step > 1 ? points.filter((_, index) => index % step === 0 || index === points.length - 1) : points;
-}
 
 function lossChart(found) {
-  const losses = found.losses ?? [];
+  const { losses } = found;
   if (losses.length < 2) return el("p.soft", {}, "The first losses appear in a moment.");
   const lines = [
-    { points: thin(losses), kind: "faint", name: "Loss of each step" },
-    { points: thin(smoothed(losses)), kind: "main", name: "Its trend" },
-    ...(found.validation?.length ? [{ points: found.validation, kind: "other", name: "Validation", dots: true }] : []),
+    { points: losses, kind: "faint", name: "Loss of each step" },
+    { points: smoothed(losses), kind: "main", name: "Its trend" },
+    ...(found.validation.length ? [{ points: found.validation, kind: "other", name: "Validation", dots: true }] : []),
   ];
   return chart({ lines, xName: "Step", yName: "Loss", label: "Loss of the training", zero: true, xText: (value) => number(value, 6) }).node;
 }
@@ -50,7 +45,7 @@ function watching() {
       fill(body, lossChart(found),
         found.samples ? el("figure.samples", {}, el("figcaption.small.soft", {}, "Samples; the newest are last"),
           el("img", { src: link(`/picture/${found.samples}.png`), alt: "Samples of the training run" })) : null,
-        notes("plain", found.findings?.map((one) => one.text ?? one)));
+        notes("plain", found.findings));
     } catch (error) {
       if (error.status !== 404) fill(body, failure(error));
     }
@@ -101,9 +96,7 @@ export function show(root, { about, verbs, query }) {
     end.update();
     check();
   } });
-  root.append(lead("train", info), el("div.columns", {},
-    el("div.column.main", {}, watch.node, el("section.panel", { "aria-label": "Settings" }, settings.node), end.node),
-    el("div.column.aside", {}, plan.node)));
+  root.append(lead("train", info), columns([watch.node, panel("Settings", settings.node), end.node], [plan.node]));
   const asked = query.get("job") ?? jobs().find((one) => one.verb === "train" && ACTIVE.has(one.state))?.id;
   if (asked) watch.show(asked);
   plan.ask(values());

@@ -3,12 +3,13 @@
 import { actionPanel } from "../action.js";
 import { el, spoken } from "../dom.js";
 import { form, missing, settable, wire } from "../form.js";
+import { columns, panel } from "../parts.js";
 import { planPanel } from "../plan.js";
 import { itemOf } from "../stack.js";
 import { remembered } from "../store.js";
 import { label } from "../words.js";
 
-const LABELS = { bake: "Bake", merge: "Merge", convert: "Convert", extract: "Extract", heal: "Heal", unbake: "Take out", preview: "Draw", card: "Write the card" };
+const LABELS = { unbake: "Take out", preview: "Draw", card: "Write the card", meta: "Run" };
 const PLANNED = new Set(["adapter", "checkpoint", "picture"]);
 
 /** Put a base of the address into the form, and a file into the first parameter that takes one. */
@@ -42,16 +43,14 @@ export function show(root, { about, verbs, verb, query }) {
   const values = () => (lacking().length ? null : wire(verb, info, value.values, about));
   const plan = PLANNED.has(info.gives) ? planPanel(verb) : null;
   const needed = () => `Needed: ${lacking().map((word) => label(word).toLowerCase().replace(/^(adapter|base|model|file|checkpoint)s?$/, (_, noun) => `${/^a/.test(noun) ? "an" : "a"} ${noun}`)).join(" and ")}.`;
-  const end = actionPanel(verb, values, { label: LABELS[verb] ?? "Run", missing: needed, output, gives: info.gives, kept: value, keep });
+  const end = actionPanel(verb, values, { label: LABELS[verb] ?? label(verb), missing: needed, output, gives: info.gives, kept: value, keep });
   const changed = () => {
     keep();
     end.update();
     plan?.ask(values());
   };
   const settings = form({ verb, info, values: value.values, about, onchange: changed, kept: value });
-  root.append(lead(verb, info), el("div.columns", {},
-    el("div.column.main", {}, el("section.panel", { "aria-label": "Settings" }, settings.node), end.node),
-    plan ? el("div.column.aside", {}, plan.node) : null));
+  root.append(lead(verb, info), columns([panel("Settings", settings.node), end.node], plan && [plan.node]));
   plan?.ask(values());
   return () => {
     plan?.stop();
