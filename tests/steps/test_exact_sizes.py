@@ -131,7 +131,7 @@ def test_a_plan_without_the_other_files_fails_the_law(
 
 def sampled(monkeypatch: pytest.MonkeyPatch) -> None:
     """As for a base whose changed tensors have gigabytes."""
-    monkeypatch.setattr(loss, "_WHOLE", 0)
+    monkeypatch.setattr(loss, "WHOLE", 0)
 
 
 def test_a_few_tensors_fail_the_law(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -139,7 +139,7 @@ export function actionPanel(verb, values, options = {}) {
       input.placeholder = answer.output ?? unknown;
       shown.set({ command: answer.command, yaml: answer.yaml });
       replaceRow.hidden = !answer.exists;
-      replaceRow.lastChild.textContent = `Replace the file that is there${answer.output ? `: ${answer.output}` : ""}`;
+      replaceRow.lastChild.textContent = `Replace the file that is there: ${answer.output}`;
       fill(message);
       set(!answer.exists || replace.checked);
       options.ready?.(answer);

@@ -16,7 +16,7 @@ const SNAP = 0.05;
  */
 export function curve({ values, names, least = 0, most = 1.5, onchange, label }) {
   const now = [...values];
-  const nameOf = (index) => names[index] || `Point ${index + 1}`;
+  const nameOf = (index) => names[index] || `Block ${index + 1}`;
   const low = Math.min(least, ...now);
   const high = Math.max(most, ...now);
   const x = (index) => EDGE + (index * (WIDE - 2 * EDGE)) / Math.max(1, now.length - 1);

@@ -25,7 +25,7 @@ function sliders(weight, changed) {
 function blocks(weight, about, parts, changed, redraw) {
   const { presets, vectors } = about;
   const length = weight.vector.length;
-  const named = vectors[length] ?? weight.vector.map((_, index) => `Block ${index + 1}`);
+  const named = vectors[length] ?? [];
   const id = fresh("preset");
   const choice = el("select", { id, onchange: () => {
     if (choice.value) weight.vector = [...presets[choice.value]];
