@@ -174,7 +174,7 @@ export function actionPanel(verb, values, options = {}) {
   }
   const own = new ResizeObserver(() => {
     node.style.setProperty("--own", `${node.offsetHeight}px`);
-    node.style.setProperty("--peek", `${place.node.firstChild ? shown.node.offsetTop : row.offsetTop + row.offsetHeight + 12}px`);
+    node.style.setProperty("--peek", `${shown.node.offsetTop || row.offsetTop + row.offsetHeight + 12}px`);
   });
   own.observe(node);
   const listening = onChange((which) => !ACTIVE.has(job(which)?.state) && update()); // what a job wrote is there now
