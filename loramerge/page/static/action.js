@@ -138,10 +138,11 @@ export function actionPanel(verb, values, options = {}) {
       }
       input.placeholder = answer.output ?? unknown;
       shown.set({ command: answer.command, yaml: answer.yaml });
-      replaceRow.hidden = !answer.exists;
+      const asks = answer.exists && !found.resume; // a run that goes on replaces its own adapter
+      replaceRow.hidden = !asks;
       replaceRow.lastChild.textContent = `Replace the file that is there: ${answer.output}`;
       fill(message);
-      set(!answer.exists || replace.checked);
+      set(!asks || replace.checked);
       options.ready?.(answer);
     } catch (error) {
       if (mine !== latest) return;
