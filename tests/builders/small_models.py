@@ -52,6 +52,11 @@ def write(folder: Path, content: Mapping[str, Array], shards: int = 1, **config:
     return folder
 
 
+def size_of(folder: Path) -> int:
+    """Return the bytes of all files in a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
 def read(folder: Path) -> dict[str, Array]:
     """All tensors of a folder, by name."""
     found: dict[str, Array] = {}
