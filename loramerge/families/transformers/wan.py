@@ -1,16 +1,17 @@
-"""Wan 2.1 and 2.2, VACE and Animate: the video transformer with diffusers' and the original's names.
+"""Wan 2.1 and 2.2, VACE, Animate and S2V: the video transformer with diffusers' and its own names.
 
-The modules are those of the 14B networks, image conditioning included, of VACE's blocks beside them and
-of Animate's face adapter; smaller networks (1.3B, 5B) have fewer blocks of the same names and are
-matched by these, with sizes of their own. Distilled adapters change the modulation tables, too. The 14B
-pipelines of 2.2 have two such networks, in diffusers `transformer` for the first, noisy steps and
-`transformer_2` for the last; the original has them in files of their own. The text encoder is umT5-XXL.
-The encoders of faces and motion of Animate are not covered, nor are the layers for audio of S2V, of
-which diffusers has no class.
+The modules are those of the 14B networks, image conditioning included, of VACE's blocks beside them, of
+Animate's face adapter and of S2V's layers for audio; smaller networks (1.3B, 5B) have fewer blocks of
+the same names and are matched by these, with sizes of their own. Distilled adapters change the
+modulation tables, too. The 14B pipelines of 2.2 have two such networks, in diffusers `transformer` for
+the first, noisy steps and `transformer_2` for the last; the original has them in files of their own. The
+text encoder is umT5-XXL.
+The encoders of faces and motion of Animate are not covered.
 
 Source of the names: diffusers' `WanTransformer3DModel`, `WanVACETransformer3DModel` and
 `WanAnimateTransformer3DModel` (verified), and the original single files as diffusers'
-`convert_wan_transformer_to_diffusers` reads them (verified by conversion).
+`convert_wan_transformer_to_diffusers` reads them (verified by conversion). Of S2V, of which diffusers
+has no class: ComfyUI's `WanModel_S2V`, which has the original's names.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from loramerge.families.stacks import (
     linear,
     native_slots,
     norm,
+    same,
     transformer_spellings,
 )
 from loramerge.families.t5 import T5, t5_modules
@@ -66,6 +68,10 @@ def _attention(name: str, native: str) -> tuple[Row, ...]:
     )
 
 
+def _table(name: str, *dims: str | int) -> Row:
+    return Row(name, "matrix", dims, False, Native(name, weight=""))
+
+
 _OF_IMAGES = (
     Row("attn2.add_k_proj", "linear", ("w", "w"), True, Native("cross_attn.k_img")),
     Row("attn2.add_v_proj", "linear", ("w", "w"), True, Native("cross_attn.v_img")),
@@ -88,6 +94,31 @@ _FACE = (
     norm("norm_q", "head", "q_norm"),
     norm("norm_k", "head", "k_norm"),
 )
+_OF_AUDIO = (
+    same("trainable_cond_mask", "embedding", (3, "w")),
+    same("cond_encoder", "conv", ("w", 16, 1, 2, 2), bias=True),
+    _table("casual_audio_encoder.weights", 1, 25, 1, 1),
+    _table("casual_audio_encoder.encoder.padding_tokens", 1, 1, 1, "w"),
+    *(
+        same(f"casual_audio_encoder.encoder.{name}.conv", "conv", (rows, columns, 3), bias=True)
+        for name, rows, columns in (
+            ("conv1_local", "w", 1024),
+            ("conv1_global", 1280, 1024),
+            ("conv2", 2560, 1280),
+            ("conv3", "w", 2560),
+        )
+    ),
+    linear("casual_audio_encoder.encoder.final_linear", "w", "w"),
+    *(
+        same(f"frame_packer.proj{name}", "conv", ("w", 16, time, 2 * time, 2 * time), bias=True)
+        for name, time in (("", 1), ("_2x", 2), ("_4x", 4))
+    ),
+)
+_INJECTOR = (
+    *(linear(x, "w", "w") for x in "qkvo"),
+    norm("norm_q", "w"),
+    norm("norm_k", "w"),
+)
 _LAST = (
     *(
         Row(name, "conv", ("w", channels, 1, 2, 2), True, Native(name))
@@ -96,6 +127,8 @@ _LAST = (
     Row("proj_out", "linear", (64, "w"), True, Native("head.head")),
     Row("scale_shift_table", "matrix", (1, 2, "w"), False, Native("head.modulation", weight="")),
 )
+_INJECTORS = "audio_injector.injector.{}."
+_MODULATIONS = "audio_injector.injector_adain_layers.{}."
 _STACKS = (
     Stack("", "", (0,), _TOP),
     Stack("blocks.{}.", "blocks.{}.", range(40), (*_PLAIN, *_OF_IMAGES)),
@@ -104,10 +137,13 @@ _STACKS = (
         "vace_blocks.{}.", "vace_blocks.{}.", (0,), (linear("proj_in", "w", "w", "before_proj"),)
     ),
     Stack("face_adapter.{}.", "face_adapter.fuser_blocks.{}.", range(8), _FACE),
-    Stack("", "", (0,), _LAST),
+    Stack("", "", (0,), (*_OF_AUDIO, *_LAST)),
+    Stack(_INJECTORS, _INJECTORS, range(12), _INJECTOR),
+    Stack(_MODULATIONS, _MODULATIONS, range(12), (linear("linear", "2w", "w"),)),
 )
 _SIZES = {
-    "w": 5120, "6w": 6 * 5120, "hidden": 13824, "image": 1280, "channels": 36, "head": 128,
+    "w": 5120, "2w": 2 * 5120, "6w": 6 * 5120, "hidden": 13824, "image": 1280, "channels": 36,
+    "head": 128,
 }  # fmt: skip
 _OF_1_3B = {5120: 1536, 6 * 5120: 6 * 1536, 13824: 8960}
 _FROM_TEXT = {36: 16}  # the channels of networks that see no image
@@ -124,7 +160,7 @@ def _build() -> tuple[Component, ...]:
 
 FAMILY = Family(
     name="wan",
-    title="Wan 2.1 and 2.2, VACE, Animate",
+    title="Wan 2.1 and 2.2, VACE, Animate, S2V",
     task="text-to-video",
     gguf="wan",
     build=_build,
@@ -134,7 +170,8 @@ FAMILY = Family(
         "transformer_2": (Spelling("diffusers", "", plain_slot),),
     },
     metadata=Metadata("wan2.1", "wan", "networks.lora_wan"),
-    verified="diffusers and transformers models on the meta device, names and shapes",
+    verified="diffusers and transformers models on the meta device, names and shapes; of S2V, "
+    "ComfyUI's model",
     classes={
         "transformer": "WanTransformer3DModel",
         "text_encoder": "UMT5EncoderModel",
