@@ -77,3 +77,19 @@ def test_kohya_files_of_transformers_have_every_alpha(tmp_path: Path, kind: str,
     assert float(tensors[f"{KOHYA}.alpha"]) == 2.0
     for ours, theirs in zip(_parts(out), _parts(path), strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+def test_an_alpha_that_a_file_lacks_is_called_as_its_factors_are(tmp_path: Path) -> None:
+    """The text encoder of Lumina 2 has two names in kohya's dialect, of which one is usual."""
+    stems = [f"lora_te1_layers_{i}_mlp_up_proj" for i in (0, 25)]
+    tensors = {
+        f"{stem}.lora_{role}.weight": _normal(*shape)
+        for stem in stems
+        for role, shape in (("up", (9216, 2)), ("down", (2, 2304)))
+    }
+    save_file(tensors, tmp_path / "a.safetensors", {"modelspec.architecture": "lumina-2/lora"})
+    out = tmp_path / "out.safetensors"
+    save(load(tmp_path / "a.safetensors"), out, to="kohya")
+    keys = read_safetensors(out)[0].keys()
+    assert keys == tensors.keys() | {f"{stem}.alpha" for stem in stems}
+    assert len(load(out).require_sound().deltas) == 2
