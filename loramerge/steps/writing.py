@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -11,6 +10,7 @@ from loramerge.algebra.ranks import RankRule
 from loramerge.errors import Setting, UsageError, listed, suggestion
 from loramerge.files.dtypes import DTYPES, dtype_of
 from loramerge.parameters import Bounds, Doc
+from loramerge.steps.amounts import size_in_bytes, size_label
 
 __all__ = [
     "ADAPTER_FLOATS",
@@ -25,9 +25,6 @@ __all__ = [
     "UsualDialect",
     "WriteParameters",
     "float_type",
-    "memory_in_bytes",
-    "size_in_bytes",
-    "size_label",
 ]
 
 ADAPTER_FLOATS = ("F64", "F32", "F16", "BF16")  # the types adapters are written in
@@ -49,49 +46,6 @@ OwnType = Annotated[
         metavar="TYPE",
     ),
 ]
-
-_SMALLEST = 1000  # bytes; a smaller number lacks its unit
-_UNITS = {
-    "": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 1 << 10, "MIB": 1 << 20,
-    "GIB": 1 << 30,
-}  # fmt: skip
-
-
-def size_in_bytes(text: str, whole: int) -> int:
-    """Return the bytes of `20MB`, `800KB`, `50%` (of `whole` bytes), or a plain number of bytes.
-
-    MB is 10⁶, MiB 2²⁰.
-
-    Raises:
-        UsageError: if it cannot be understood or is not positive.
-    """
-    return _bytes_of(text, _UNITS | {"%": whole}, "20MB, 800KB, or 50% of the input")
-
-
-def memory_in_bytes(text: str) -> int:
-    """Return the bytes of `8GB`, `7500MB`, `8GiB`.
-
-    Raises:
-        UsageError: if it cannot be understood or is not positive.
-    """
-    return _bytes_of(text, _UNITS, "8GB, 7500MB or 8GiB")
-
-
-def _bytes_of(text: str, units: Mapping[str, int], expected: str) -> int:
-    stripped = text.strip().upper().replace(" ", "")
-    number = stripped.rstrip("KMGIB%")
-    unit = stripped[len(number) :]
-    try:
-        value = float(number)
-    except ValueError:
-        value = math.nan
-    if not value > 0 or not math.isfinite(value) or unit not in units:
-        raise UsageError(f"{text!r} is not a size", expected=expected)
-    if not unit and value < _SMALLEST:
-        raise UsageError(
-            f"{value:g} bytes is too small", expected=expected, hint=f"did you mean {value:g}MB?"
-        )
-    return int(value * units[unit] / (100 if unit == "%" else 1))
 
 
 def float_type(word: str | None, allowed: Sequence[str]) -> str | None:
@@ -242,11 +196,6 @@ class RankParameters(_Limits, _Size, _Shares, _Rank):
 @dataclass(frozen=True, kw_only=True)
 class RankSeries(_Limits, _Sizes, _Shares, _Ranks):
     """The criteria that lower ranks, with several values where each gives a result of its own."""
-
-
-def size_label(text: str) -> str:
-    """Return a text with sizes in the form that names of files have."""
-    return text.replace("%", "pct").replace(" ", "")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,4 +27,4 @@ def uncounted(monkeypatch: pytest.MonkeyPatch) -> None:
     needs = pytest.importorskip("loramerge.train.memory.needs")
     for name in ("step_peak", "call_peak"):
         monkeypatch.setattr(needs, name, lambda *_, **__: 1 << 20)
-    monkeypatch.setattr(needs, "_COUNTED", {})
+    monkeypatch.setattr("loramerge.train.memory.base._COUNTED", {})

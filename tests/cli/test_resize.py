@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from loramerge.errors import UsageError
-from loramerge.steps.writing import size_in_bytes
+from loramerge.steps.amounts import size_in_bytes
 from tests.builders.samples import relative
 from tests.builders.world import weights
 from tests.tail import crossed, tail

@@ -23,9 +23,10 @@ from benchmarks.memory import (  # noqa: E402
     spec_of,
 )
 from loramerge.train.memory import needs as counting  # noqa: E402
+from loramerge.train.memory.base import base_of  # noqa: E402
 from loramerge.train.memory.estimate import shape_of  # noqa: E402
 from loramerge.train.memory.held import call_peak  # noqa: E402
-from loramerge.train.memory.needs import Measure, base_of  # noqa: E402
+from loramerge.train.memory.needs import Measure  # noqa: E402
 from loramerge.train.models.loading import load_pipeline  # noqa: E402
 from loramerge.train.spec.spec import Samples  # noqa: E402
 from tests.builders.pipelines import pipeline_folder  # noqa: E402

@@ -14,8 +14,8 @@ pytest.importorskip("diffusers")
 from loramerge.errors import FormatError, UsageError, on_command_line, spelled  # noqa: E402
 from loramerge.events import Note, Warn  # noqa: E402
 from loramerge.files.run_log import read_log  # noqa: E402
+from loramerge.steps.amounts import memory_in_bytes  # noqa: E402
 from loramerge.steps.parameters import Context  # noqa: E402
-from loramerge.steps.writing import memory_in_bytes  # noqa: E402
 from loramerge.train.device import free  # noqa: E402
 from loramerge.train.run.log import read_chosen  # noqa: E402
 from loramerge.verbs.train.parameters import Train  # noqa: E402

@@ -13,12 +13,12 @@ from loramerge.algebra.outcome import SizeModel
 from loramerge.errors import Setting, UsageError, sized
 from loramerge.library.patterns import expand
 from loramerge.steps.adapters import budget, whole_size
+from loramerge.steps.amounts import size_in_bytes
 from loramerge.steps.outputs import output_of
 from loramerge.steps.parameters import Context
 from loramerge.steps.references import Reference
 from loramerge.steps.shown import Shown
 from loramerge.steps.source import open_source
-from loramerge.steps.writing import size_in_bytes
 from loramerge.verbs.resize.parameters import Resize, ResizeFiles
 
 __all__ = ["Curve", "CurveResult", "compute_curve", "curve_of"]

@@ -14,6 +14,7 @@ from loramerge.algebra.budget import Cut
 from loramerge.algebra.fair import check_fair
 from loramerge.errors import Setting, UsageError
 from loramerge.parameters import Doc
+from loramerge.steps.amounts import size_label
 from loramerge.steps.batch import FileParameters
 from loramerge.steps.references import Reference
 from loramerge.steps.writing import (
@@ -23,7 +24,6 @@ from loramerge.steps.writing import (
     RankSeries,
     UnknownParameter,
     WriteParameters,
-    size_label,
 )
 
 __all__ = ["Resize", "ResizeFiles"]

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from loramerge.errors import FormatError, Setting, UsageError, sized
 from loramerge.events import Note
+from loramerge.steps.amounts import memory_in_bytes
 from loramerge.steps.parameters import Context
-from loramerge.steps.writing import memory_in_bytes
 from loramerge.verbs.train.parameters import Train
 
 if TYPE_CHECKING:

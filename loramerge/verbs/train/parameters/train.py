@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from loramerge.errors import Setting, UsageError
+from loramerge.steps.amounts import memory_in_bytes
 from loramerge.steps.parameters import Doc
-from loramerge.steps.writing import UsualDialect, WriteParameters, memory_in_bytes
+from loramerge.steps.writing import UsualDialect, WriteParameters
 from loramerge.verbs.train.parameters.images import ImageParameters
 from loramerge.verbs.train.parameters.model import ModelParameters
 from loramerge.verbs.train.parameters.monitoring import MonitoringParameters
