@@ -127,7 +127,7 @@ def _classified(source: AdapterSource) -> Classified:
         names = names_in(source.tensors)
         if len(names) > 1:
             raise FormatError(
-                f"the file holds {len(names)} adapters, told by names inside its keys",
+                f"the file holds {len(names)} adapters; their names are in its keys",
                 file=source.path,
                 found=listed(names, 12),
                 hint=f"choose one: {source.path}#{names[0]}",

@@ -238,7 +238,7 @@ def test_what_cannot_be_meant(tmp_path: Path) -> None:
     ):
         with pytest.raises(UsageError, match=says):
             shown(tmp_path, **how)
-    with pytest.raises(UsageError, match="at least 4 pixels"):
+    with pytest.raises(UsageError, match="image of this base has 4 pixels"):
         from dataclasses import replace
 
         odd = replace(asked(tmp_path), size=8)

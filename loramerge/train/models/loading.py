@@ -172,7 +172,8 @@ def _from_file(
             ) from None  # fmt: skip
         if made is not None:
             raise FormatError(
-                "this file does not fit the configuration that its shapes tell", file=path, found=said,
+                "this file does not fit the configuration that follows from its shapes",
+                file=path, found=said,
                 hint=("give a diffusers folder of its kind: ", Setting("config")),
             ) from None  # fmt: skip
         raise UsageError(

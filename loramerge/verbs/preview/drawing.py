@@ -76,7 +76,8 @@ def _settings(parameters: Preview, pipeline: Pipeline) -> Drawing:
     side = (parameters.size or pipeline.resolution) // pipeline.unit * pipeline.unit
     if not side:
         raise UsageError(
-            f"this base generates at least {pipeline.unit} pixels", found=parameters.size
+            f"the smallest image of this base has {pipeline.unit} pixels on a side",
+            found=parameters.size,
         )
     size = (side, side)
     kind = pipeline.architecture
