@@ -86,7 +86,7 @@ class BakeResult(Shown):
             "scale_applied": 1.0,
             "change": self.change,
             "worst": {"module": worst[0], "relative_error": worst[1]} if worst else None,
-            "estimated": self.estimated,
+            **({"estimated": self.estimated} if self.dry_run else {}),
             "storage": self.storage,
             "drift": self.drift,
             "drift_total": self.drift_total,
