@@ -34,6 +34,7 @@ class MergeResult(Shown):
         blocks: the same for each block of the network.
         cosines: cosine of the changes of two inputs from the base, over all merged tensors.
         survived: ⟨ΔW_written, ΔW_asked⟩ / ‖ΔW_asked‖² over all merged tensors.
+        worst: the module with the largest relative error, and that error.
         size: bytes of all files.
     """
 
@@ -59,6 +60,7 @@ class MergeResult(Shown):
     cosines: list[tuple[int, int, float]] = field(default_factory=list)
     survived: float | None = None
     relative_error: float | None = None
+    worst: dict[str, Any] | None = None
     size: int | None = None
 
     def json(self) -> dict[str, Any]:
@@ -87,6 +89,7 @@ class MergeResult(Shown):
             ],
             "survived": self.survived,
             "relative_error": self.relative_error,
+            "worst": self.worst,
             "size": self.size,
         }
 
@@ -107,6 +110,8 @@ def add_figures(result: MergeResult, found: Sequence[Blended]) -> None:
     totals = totals_of(survivals)
     if totals is not None:
         result.survived, result.relative_error = totals.survived, totals.relative_error
+        worst = totals.worst
+        result.worst = {"module": worst.module, "relative_error": worst.relative_error}
     products: dict[tuple[int, int], float] = {}
     for blended in found:
         for pair, value in blended.products.items():

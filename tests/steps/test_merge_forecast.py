@@ -80,6 +80,7 @@ def test_all_tensors_give_what_the_merge_reports(name: str, merged: Any) -> None
     assert found["kept"] == pytest.approx(result.survived, rel=1e-9)
     assert found["relative_error"] == pytest.approx(result.relative_error, rel=1e-9)
     assert found["change"] == pytest.approx(result.moved, rel=1e-9)
+    assert found["worst"] == result.worst
 
 
 @pytest.mark.parametrize("name", first(1, MERGES))
