@@ -187,7 +187,8 @@ WIDE = {
     "lumina2": (*_EMBEDDERS, "cap_embedder.", "context_refiner.", "noise_refiner."),
 }  # fmt: skip
 # layers of models that are younger than its lists, which would quantise what others keep
-YOUNGER = ("distilled_guidance_layer.", "stream_modulation", "face_adapter.")
+YOUNGER = ("distilled_guidance_layer.", "stream_modulation", "face_adapter.", "nerf_image_embedder.",
+           "nerf_final_layer", "casual_audio_encoder.", "audio_injector.")  # fmt: skip
 
 
 @pytest.mark.long_tail(keep=1)
