@@ -44,12 +44,24 @@ def for_base(adapter: Adapter, checkpoint: Checkpoint) -> Adapter:
             family, with the reason.
     """
     adapter = with_heads(adapter, checkpoint)
-    if checkpoint.is_unknown and adapter.info.detection.candidates:
+    named = checkpoint.is_unknown or _is_without_own_layers(adapter, checkpoint)
+    if named and adapter.info.detection.candidates:
         if isinstance(adapter.maker, Path):  # as it was read
             return load(adapter.maker, by_name=True)
         raise _of_another_family(adapter, checkpoint)
     require_family(adapter, checkpoint)
     return adapter
+
+
+def _is_without_own_layers(adapter: Adapter, checkpoint: Checkpoint) -> bool:
+    """Return whether a base is a model of transformers after which an adapter's family is made.
+
+    Qwen3-VL is HiDream O1 without three layers, and nothing else tells their adapters apart.
+    """
+    if checkpoint.candidates or not adapter.info.detection.candidates:
+        return False
+    known = {family.classes.get("transformer") for family in adapter.info.detection.candidates}
+    return model_class(checkpoint.path) in known - {None}
 
 
 def require_family(adapter: Adapter, checkpoint: Checkpoint) -> None:

@@ -29,10 +29,10 @@ from loramerge.families import FAMILIES, Family
 from loramerge.stream.bake import bake
 from loramerge.stream.plan import plan_bake
 from tests.builders.samples import Array, read_safetensors, safetensors_bytes, sparse_safetensors
-from tests.clients.readers import networks
 from tests.families.test_adapters import changes, factors, network, same, write
 from tests.families.test_transformers import told
 
+_SCRIPT = Path(__file__).parents[1] / "clients" / "readers" / "networks.py"
 _QWEN3_VL = {
     "text_config": {
         "hidden_size": 4096, "intermediate_size": 12288, "num_hidden_layers": 36, "head_dim": 128,
@@ -137,7 +137,7 @@ def test_the_network_has_the_names_and_shapes_of_the_class_in_a_checkout(
         pytest.skip(f"{case.variable} names no checkout")
     report = tmp_path / "shapes.json"
     done = subprocess.run(
-        [sys.executable, networks.__file__, case.program, checkout, case.network, str(report)],
+        [sys.executable, str(_SCRIPT), case.program, checkout, case.network, str(report)],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
@@ -426,3 +426,22 @@ def test_the_published_folder_is_baked_with_its_configuration(tmp_path: Path) ->
     assert all(np.allclose(found[key], expected[key], atol=1e-6) for key in expected)
     assert sum(not np.array_equal(found[key], net[key]) for key in net) == len(stems)
     assert json.loads((tmp_path / "out" / "config.json").read_text("utf-8")) == json.loads(says)
+
+
+def test_an_adapter_taken_for_hidreams_bakes_into_qwen3_vl_by_its_names(tmp_path: Path) -> None:
+    net = network(FAMILIES["hidream-o1"])
+    alone = {key: value for key, value in net.items() if not re.match(OWN["hidream-o1"], key)}
+    folder = tmp_path / "qwen3-vl"
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(safetensors_bytes(alone))
+    says = {"model_type": "qwen3_vl", "architectures": [_O1]}
+    (folder / "config.json").write_text(json.dumps(says), "utf-8")
+    stems = {f"model.{name}": (4, 3) for name in _DECODER}
+    adapter = load(write(_lora(stems), tmp_path / "a.safetensors"))
+    assert adapter.family is FAMILIES["hidream-o1"]
+    bake(plan_bake(open_checkpoint(folder), [(adapter, Weight(1))]), tmp_path / "out")
+    found = read_safetensors(tmp_path / "out" / "model.safetensors")[0]
+    for stem, change in changes(_lora(stems)).items():
+        key = f"{stem}.weight"
+        assert np.allclose(found.pop(key), alone[key] + change, atol=1e-6)
+    assert all(np.array_equal(found[key], alone[key]) for key in found)
