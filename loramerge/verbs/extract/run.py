@@ -1,13 +1,12 @@
-"""extract: make an adapter of the difference of two checkpoints."""
+"""Make an adapter of the difference of two checkpoints: pair their tensors, decompose, and write."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
 
 from loramerge.adapter import Adapter, Delta, Info, Site
 from loramerge.adapter.widths import widest
@@ -15,163 +14,29 @@ from loramerge.algebra.outcome import Combined, SizeModel
 from loramerge.algebra.ranks import RankRule
 from loramerge.algebra.terms import Term
 from loramerge.checkpoint import Checkpoint
-from loramerge.errors import AdapterError, Message, Setting, UsageError, listed
+from loramerge.errors import AdapterError, Message, Setting, listed
 from loramerge.events import Note
 from loramerge.files.spool import spool_for
 from loramerge.steps.adapters import AdapterResult, budget, write_result
 from loramerge.steps.checkpoints import components_of, label_of
 from loramerge.steps.inputs import open_base
 from loramerge.steps.outputs import Output, named_output, output_of
-from loramerge.steps.parameters import Context, Doc, Verb
+from loramerge.steps.parameters import Context, Verb
 from loramerge.steps.prediction import Prediction, predict_adapter
 from loramerge.steps.provenance import FileInput, Made, base_input, step_of
 from loramerge.steps.sizes import stand_in
-from loramerge.steps.writing import RankParameters, UsualDialect, WriteParameters
 from loramerge.stream.extract import Extraction, whole_difference
 from loramerge.stream.extract import extract as extract_deltas
 from loramerge.stream.pairing import PairedSite, Pairing, Sort, paired
+from loramerge.verbs.extract.parameters import Extract
+from loramerge.verbs.extract.result import ExtractResult
 
 __all__ = ["VERB", "Extract", "ExtractResult", "compute_extract", "extract"]
 
-_CRITERIA = tuple(
-    part
-    for name in ("energy", "ratio", "cumulative", "max_size", "max_error")
-    for part in (", ", Setting(name))
-)
-_VECTORS: tuple[Sort, ...] = ("bias", "norm")
-_ALL: tuple[Sort, ...] = (*_VECTORS, "embedding", "table")
 _WORDS: Mapping[Sort, str] = {
     "matrix": "weights", "bias": "biases", "norm": "norms", "embedding": "embeddings",
     "table": "tables and other parameters",
 }  # fmt: skip
-
-
-@dataclass(frozen=True, kw_only=True)
-class Extract(RankParameters, WriteParameters):
-    """Make an adapter of the difference of two checkpoints: the tuned one minus its base.
-
-    Both are of one family; layouts and types may differ. Every module gets the best approximation of
-    its rank. Differences that rounding to the checkpoints' types explains are left out.
-    """
-
-    tuned: Annotated[
-        str,
-        Doc(
-            "Checkpoint that was tuned: a file, a folder, or a registered name.",
-            ("--tuned", "-t"),
-            "CHECKPOINT",
-            "bases",
-        ),
-    ]
-    output: Annotated[
-        str | None,
-        Doc(
-            "File to write [default: TUNED with the rank options, such as my-model-r64].",
-            ("--output", "-o"),
-            "FILE",
-            recipe=False,
-            path=True,
-        ),
-    ] = None
-    to: UsualDialect = None
-    dtype: Annotated[
-        str | None,
-        Doc(
-            "Float type to write: float32, float16, bfloat16 [default: the wider of the two "
-            "checkpoints'; float32 with --full].",
-            metavar="TYPE",
-        ),
-    ] = None
-    base: Annotated[
-        str,
-        Doc("Checkpoint that it was tuned from.", ("--base", "-b"), "BASE", "bases"),
-    ]
-    vectors: Annotated[bool, Doc("Also keep the changes of biases and norms, as differences.")] = (
-        False
-    )
-    full: Annotated[
-        bool,
-        Doc(
-            "Keep every change as an exact difference, embeddings included; with bake this adds the "
-            "difference of two checkpoints to a third."
-        ),
-    ] = False
-    keep_rounding: Annotated[
-        bool, Doc("Also keep differences that rounding to the checkpoints' types explains.")
-    ] = False
-    skip_missing: Annotated[
-        tuple[str, ...],
-        Doc(
-            "Leave out what only one of the checkpoints has, in this component (unet, text_encoder, "
-            "…) or in `all`; may be repeated.",
-            metavar="COMPONENT",
-        ),
-    ] = ()
-
-    def check(self) -> None:
-        """Refuse parameters that contradict each other, before anything is opened.
-
-        Raises:
-            UsageError: naming what is wrong.
-        """
-        self.target(), self.float_type(), components_of(self.skip_missing)
-        cuts = self.rule(1).truncates
-        if self.full and cuts:
-            raise UsageError(
-                "exact differences have no rank to choose",
-                hint=("leave out ", Setting("full", True), ", or what lowers ranks"),
-            )
-        if not self.full and not cuts:
-            raise UsageError(
-                "extract needs to know what to keep",
-                hint=("give ", Setting("rank", 64), *_CRITERIA, " or ", Setting("full", True)),
-            )
-
-    def sorts(self) -> tuple[Sort, ...]:
-        """Return what is kept beside weights of layers."""
-        return _ALL if self.full else _VECTORS if self.vectors else ()
-
-
-@dataclass(kw_only=True, repr=False)
-class ExtractResult(AdapterResult):
-    """An extracted adapter, and what of the difference it does not hold.
-
-    Args:
-        captured: share of ‖difference‖² that it holds, over all that differs by more than rounding.
-        unchanged: number of weights and biases that are equal.
-        rounding: modules whose difference is explained by rounding, which are left out.
-        rounded_to: the types that it was rounded to.
-        not_kept: sort of parameters that were not asked for → their number, and their share of
-            ‖difference‖².
-        one_side: parameters that only one of the checkpoints has.
-        other_components: components that only one of them has.
-        outside: number of tensors of the tuned checkpoint that belong to no module of the family.
-    """
-
-    headline = ("family", "modules", "ranks", "captured", "output")
-
-    tuned: str
-    base: str
-    captured: float
-    unchanged: int
-    rounding: list[str]
-    rounded_to: list[str]
-    not_kept: dict[str, dict[str, Any]] = field(default_factory=dict)
-    one_side: list[str] = field(default_factory=list)
-    other_components: list[str] = field(default_factory=list)
-    outside: int = 0
-
-    def json(self) -> dict[str, Any]:
-        return {"tuned": self.tuned, "base": self.base} | super().json() | {
-            "captured": self.captured,
-            "unchanged": self.unchanged,
-            "rounding": self.rounding,
-            "rounded_to": self.rounded_to,
-            "not_kept": self.not_kept,
-            "one_side": self.one_side,
-            "other_components": self.other_components,
-            "outside": self.outside,
-        }  # fmt: skip
 
 
 def extract(parameters: Extract, context: Context = Context()) -> ExtractResult:
