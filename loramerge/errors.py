@@ -9,7 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 from os import PathLike, fspath
-from typing import Any, NamedTuple
+from typing import Any
+
+from loramerge.records import NamedTuple
 
 __all__ = [
     "AdapterError",

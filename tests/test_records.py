@@ -1,14 +1,20 @@
-"""Records behave as frozen dataclasses do."""
+"""Records behave as frozen dataclasses do, and named tuples as those of `typing`."""
 
+import ast
 import copy
 import pickle
-from dataclasses import FrozenInstanceError, asdict, dataclass, field, fields, replace
+import typing
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import FrozenInstanceError, asdict, dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
+from importlib import import_module
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
 
-from loramerge.records import record
+import loramerge
+from loramerge.records import NamedTuple, record, replaced
 
 
 def _body():
@@ -135,3 +141,143 @@ def test_a_record_keeps_the_functions_of_its_own():
             return "shown"
 
     assert repr(Shown()) == "shown"
+
+
+@record(eq=False, frozen=False)
+class Loose:
+    """One whose fields may be set."""
+
+    size: int
+    parts: list[str] = field(default_factory=list)
+    note: str = field(default="n", kw_only=True)
+
+
+def test_a_record_may_be_mutable():
+    made = Loose(1)
+    made.size = 2
+    assert asdict(made) == {"size": 2, "parts": [], "note": "n"}
+    with pytest.raises(TypeError):
+        Loose(1, [], "by position")
+
+
+@record
+class Derived(Named):
+    """One with fields of its own after those of its base."""
+
+    name: str = "d"
+    size: int = 7
+
+
+def test_a_record_has_the_fields_of_its_bases():
+    @dataclass(frozen=True, kw_only=True)
+    class Base:
+        size: int
+
+    @dataclass(frozen=True)
+    class Twin(Base):
+        name: str = "d"
+        size: int = 7
+
+    assert asdict(Derived(3, "x")) == asdict(Twin(3, "x")) == {"size": 3, "name": "x"}
+    assert [one.name for one in fields(Derived)] == [one.name for one in fields(Twin)]
+    assert is_dataclass(Derived)
+
+
+def test_replaced_is_what_dataclasses_replace():
+    made = Record("a", parts=["p"])
+    assert replaced(made, size=9) == replace(made, size=9)
+    with pytest.raises(TypeError):
+        replaced(made, colour="red")
+    with pytest.raises(ValueError, match="negative"):
+        replaced(Named(size=1), size=-1)
+
+
+def test_fields_are_made_once_whoever_asks_at_the_same_time():
+    cls = record(_body())
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: fields(cls), range(64)))
+    assert all(one == found[0] for one in found)
+    assert [one.repr for one in found[0]] == [True, True, True, False]
+    assert cls.hidden == "h"
+    assert not hasattr(cls, "parts")
+
+
+def _records_of_the_package():
+    """Yield every record, by its decorator in the source."""
+    root = Path(loramerge.__file__).parent
+    for file in sorted(root.rglob("*.py")):
+        text = file.read_text(encoding="utf-8")
+        if "@record" not in text or file.name == "records.py":
+            continue
+        module = ".".join(("loramerge", *file.relative_to(root).with_suffix("").parts))
+        for node in ast.parse(text).body:
+            if isinstance(node, ast.ClassDef) and any(
+                "record" in ast.unparse(one).partition("(")[0] for one in node.decorator_list
+            ):
+                yield module.removesuffix(".__init__"), node.name
+
+
+def test_the_fields_of_every_record_are_those_of_dataclasses():
+    found = list(_records_of_the_package())
+    assert len(found) > 70
+    for module, name in found:
+        try:
+            cls = getattr(import_module(module), name)
+        except ModuleNotFoundError as error:  # of an extra that is not installed
+            assert not (error.name or "").startswith("loramerge")
+            continue
+        ours = cls._record
+        theirs = {one.name: one for one in fields(cls)}
+        assert list(ours.all) == list(theirs), cls
+        assert ours.positional == tuple(n for n, one in theirs.items() if not one.kw_only), cls
+        factories = {n: one.default_factory for n, one in theirs.items()}
+        for given, known in (
+            (ours.defaults, {n: one.default for n, one in theirs.items()}),
+            (ours.factories, factories),
+        ):
+            missing = {n for n, value in known.items() if type(value).__name__ == "_MISSING_TYPE"}
+            assert given == {n: known[n] for n in known if n not in missing}, cls
+
+
+class _Place(NamedTuple):
+    """A place."""
+
+    row: int
+    names: tuple[str, ...] = ()
+
+    @property
+    def next(self) -> int:
+        return self.row + 1
+
+    @classmethod
+    def first(cls) -> "_Place":
+        return cls(0)
+
+
+class _TwinPlace(typing.NamedTuple):
+    """A place."""
+
+    row: int
+    names: tuple[str, ...] = ()
+
+    @property
+    def next(self) -> int:
+        return self.row + 1
+
+
+def test_a_named_tuple_is_one_of_typing():
+    made, twin = _Place(3), _TwinPlace(3)
+    assert made == twin == (3, ())
+    assert repr(made) == repr(twin).replace("_TwinPlace", "_Place")
+    assert made.next == twin.next == 4
+    assert (_Place.first(), made._replace(row=0)) == (_Place(0), _Place(0))
+    assert pickle.loads(pickle.dumps(made)) == made
+    assert isinstance(pickle.loads(pickle.dumps(made)), _Place)
+    for name in ("_fields", "_field_defaults", "__match_args__", "__doc__", "__slots__"):
+        assert getattr(_Place, name) == getattr(_TwinPlace, name), name
+    assert _Place.__module__ == __name__
+    assert typing.get_type_hints(_Place) == typing.get_type_hints(_TwinPlace)
+    with pytest.raises(TypeError):
+        _Place()
+    with pytest.raises(AttributeError):
+        made.row = 4

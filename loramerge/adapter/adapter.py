@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import field, replace
+from dataclasses import field
 from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from loramerge.adapter.widths import widest
 from loramerge.errors import AdapterError, listed
 from loramerge.families import Family
 from loramerge.files.tensors import Tensor
-from loramerge.records import record
+from loramerge.records import record, replaced
 
 if TYPE_CHECKING:
     from loramerge.adapter.shown import Overview
@@ -167,10 +167,10 @@ class Adapter(Mapping[str, Delta]):
                 has changed.
             info: fields of `info` to replace.
         """
-        changed = replace(self.info, **info)
+        changed = replaced(self.info, **info)
         if made is not None:
             held = (dict(deltas), dict(self.embeddings), dict(changed.metadata))
-            changed = replace(changed, origin=Origin(made, *held))
+            changed = replaced(changed, origin=Origin(made, *held))
         return Adapter(deltas, self.embeddings, changed)
 
     # --- arithmetic

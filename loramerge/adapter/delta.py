@@ -6,11 +6,11 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence, Set
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from loramerge.errors import NotLowRank, UnsupportedKind
 from loramerge.files.tensors import Tensor, same_bytes
-from loramerge.records import record
+from loramerge.records import NamedTuple, record
 
 if TYPE_CHECKING:
     import numpy as np

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import field
-from typing import NamedTuple
 
 from loramerge.adapter.adapter import Adapter
 from loramerge.adapter.delta import Delta
@@ -18,7 +17,7 @@ from loramerge.dialects import DIALECTS, Dialect
 from loramerge.dialects.classify import names_an_adapter
 from loramerge.dialects.programs import READERS, Program
 from loramerge.errors import listed
-from loramerge.records import record
+from loramerge.records import NamedTuple, record
 
 __all__ = ["Reading", "form_of", "reading", "readings"]
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from loramerge.errors import ShapeError
 from loramerge.families import Parameter
+from loramerge.records import NamedTuple
 
 __all__ = ["Site"]
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import field, replace
+from dataclasses import field
 from functools import cache
-from typing import NamedTuple
 
 from loramerge.dialects import DIALECTS, Dialect
 from loramerge.dialects.words import NO_WORDS, Words
 from loramerge.families import FAMILIES
-from loramerge.records import record
+from loramerge.records import NamedTuple, record
 
 __all__ = ["Classified", "Group", "classify", "is_embedding", "names_an_adapter"]
 
@@ -294,7 +293,8 @@ def classify(
         if suffix not in _SHORT and key.startswith(split.stem):
             known[split.head, suffix] = split
         _add(groups, result, split.dialect, split.stem, split.role, key)
-    return replace(result, groups=_joined(groups, words))
+    result.groups.extend(_joined(groups, words))
+    return result
 
 
 def _versions() -> tuple[int, int]:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 from loramerge.dialects import DIALECTS, stem_table
 from loramerge.dialects.classify import Group
 from loramerge.families import FAMILIES, UNETS, Family
+from loramerge.records import NamedTuple
 
 __all__ = ["ENOUGH", "FamilyFit", "Shapes", "fit_of", "possible_families", "same_shape"]
 

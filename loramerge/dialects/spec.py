@@ -12,11 +12,11 @@ import threading
 from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping, ValuesView
 from dataclasses import field
 from functools import cache
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from loramerge.dialects.words import NO_WORDS, Words
 from loramerge.families import Family, Module
-from loramerge.records import record
+from loramerge.records import NamedTuple, record
 
 __all__ = [
     "Container",

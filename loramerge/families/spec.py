@@ -12,10 +12,10 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import field
 from functools import cache
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from loramerge.families.usual import Usual
-from loramerge.records import record
+from loramerge.records import NamedTuple, record
 
 __all__ = [
     "Component",

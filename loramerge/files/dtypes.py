@@ -9,9 +9,10 @@ import math
 import struct
 from collections.abc import Iterable
 from functools import cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from loramerge.errors import UsageError
+from loramerge.records import NamedTuple
 
 if TYPE_CHECKING:
     import numpy as np

@@ -16,12 +16,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from operator import itemgetter
 from os import PathLike
-from typing import Any, NamedTuple
+from typing import Any
 
 from loramerge.errors import CorruptFile, LoramergeError, NotExpressible, Setting
 from loramerge.files.dtypes import DTYPES, PACKED, nbytes
 from loramerge.files.json_values import in_words
 from loramerge.files.signatures import HEAD, foreign
+from loramerge.records import NamedTuple
 
 __all__ = ["MAX_HEADER_BYTES", "Header", "TensorInfo", "build_header", "nbytes", "parse_header"]
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from os import PathLike
 from pathlib import Path, PurePath
-from typing import NamedTuple
 
 from loramerge.errors import ForeignFile
+from loramerge.records import NamedTuple
 
 __all__ = ["HEAD", "foreign", "foreign_in", "safetensors_named_otherwise"]
 

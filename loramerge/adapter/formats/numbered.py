@@ -19,10 +19,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from loramerge.files.tensors import RawTensor, Tensor
 from loramerge.files.views import Derived, stacked
+from loramerge.records import NamedTuple
 
 if TYPE_CHECKING:
     import numpy as np

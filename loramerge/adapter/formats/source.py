@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
 from loramerge.files.tensors import Tensor
+from loramerge.records import record
 
 __all__ = ["AdapterSource"]
 
 
-@dataclass
+@record(eq=False, frozen=False)
 class AdapterSource:
     """Named tensors, the header's strings, and PEFT configurations by component.
 

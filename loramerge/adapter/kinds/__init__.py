@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Set
 from functools import cache
 from importlib import import_module
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from loramerge.dialects.words import NO_WORDS, Words
 from loramerge.discovery import entry_points
 from loramerge.errors import FormatError, ShapeError
 from loramerge.files.dtypes import DTYPES, FLOATS
+from loramerge.records import NamedTuple
 
 if TYPE_CHECKING:
     from loramerge.adapter.kinds.declaration import BiasMaker, Kind, MadeDelta, Maker, Stored

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import field
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from loramerge.adapter.delta import Delta
 from loramerge.adapter.kinds.bases.scale import Scale
 from loramerge.families import Parameter
 from loramerge.files.tensors import Tensor
-from loramerge.records import record
+from loramerge.records import NamedTuple, record
 
 __all__ = ["BiasMaker", "Container", "Kind", "MadeDelta", "Maker", "Stored"]
 

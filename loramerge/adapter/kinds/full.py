@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
 from loramerge.adapter.delta import AddRows, AlphaPlace, Content, Delta, Facts, ReadRows
@@ -12,7 +11,7 @@ from loramerge.adapter.kinds.bases.joining import Placed, filled
 from loramerge.adapter.kinds.declaration import Kind, MadeDelta, Stored
 from loramerge.files.tensors import ArrayTensor, RawTensor, Tensor
 from loramerge.files.views import Derived, rows_of, unread_like
-from loramerge.records import record
+from loramerge.records import record, replaced
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,7 +48,7 @@ class Full(Delta):
 
     def with_array(self, array: Array) -> Full:
         """Return a delta of the same kind and shape with computed values."""
-        return replace(self, value=ArrayTensor(array.reshape(self.shape)), weight=1.0)
+        return replaced(self, value=ArrayTensor(array.reshape(self.shape)), weight=1.0)
 
     def content(self) -> Content:
         return Content((self.weight,))
@@ -58,11 +57,11 @@ class Full(Delta):
         return times(values(self.value, dtype), self.weight)
 
     def scaled(self, weight: float) -> Full:
-        return replace(self, weight=self.weight * weight)
+        return replaced(self, weight=self.weight * weight)
 
     def rows(self, ranges: Sequence[tuple[int, int]]) -> Full:
         value = rows_of(self.value, ranges)
-        return replace(self, value=value, shape=value.shape)
+        return replaced(self, value=value, shape=value.shape)
 
     def stored(self) -> Mapping[str, Tensor]:
         return {self.role: self.value}
@@ -116,7 +115,7 @@ def without_values(delta: Delta) -> Delta:
     """Return a stand-in of the same type and shape for a difference, other deltas unchanged."""
     if not isinstance(delta, Full):
         return delta
-    return replace(delta, value=unread_like(delta.value.dtype, delta.shape))
+    return replaced(delta, value=unread_like(delta.value.dtype, delta.shape))
 
 
 def _make(role: str) -> Callable[[Stored], MadeDelta | None]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
@@ -18,6 +17,7 @@ from loramerge.adapter.kinds.declaration import Kind, MadeDelta, Stored
 from loramerge.errors import ShapeError
 from loramerge.files.tensors import ArrayTensor, Tensor
 from loramerge.files.views import Derived, rows_of, same_bytes, unread_like
+from loramerge.records import record, replaced
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,7 +28,7 @@ __all__ = ["KINDS", "LowRank", "as_lora", "join_loras", "join_low_rank", "withou
 
 
 @final
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class LowRank(Factored):
     """`ΔW = scale · up @ down`.
 
@@ -82,7 +82,7 @@ class LowRank(Factored):
         tail = (1,) * (len(shape) - 2)
         if math.prod(shape[2:]) != 1 or math.prod(self.shape[2:]) != 1:
             return self
-        return replace(
+        return replaced(
             self,
             up=self.up.reshaped((*self.up.shape[:2], *tail)),
             down=self.down.reshaped((*self.down.shape[:2], *tail)),
@@ -132,7 +132,7 @@ def without_values(delta: Delta) -> Delta:
     """Return a stand-in of the same types and shapes for an ordinary LoRA, other deltas unchanged."""
     if not isinstance(delta, LowRank):
         return delta
-    return replace(
+    return replaced(
         delta,
         up=unread_like(delta.up.dtype, delta.up.shape),
         down=unread_like(delta.down.dtype, delta.down.shape),

@@ -7,7 +7,6 @@ ranks, and may be written as such a file again. Those of language models may be 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 from loramerge.dialects.native import NETWORK, spell_native
 from loramerge.dialects.spec import Dialect, Form
@@ -15,6 +14,7 @@ from loramerge.dialects.spelling import COMPONENTS, path, prefixes, short_path, 
 from loramerge.dialects.suffixes import PEFT
 from loramerge.families import Family, Module
 from loramerge.families.levels import without_text_model
+from loramerge.records import replaced
 
 __all__ = ["DIALECT"]
 
@@ -75,9 +75,9 @@ _FOLDER = Dialect(
     alone=frozenset(_ALONE),
     embeddings=None,
 )
-DIALECT = replace(
+DIALECT = replaced(
     _FOLDER,
-    one_file=replace(
+    one_file=replaced(
         _FOLDER,
         forms=(_form(_without_folder),),
         alpha="none",
@@ -85,7 +85,7 @@ DIALECT = replace(
         container="plain",
         folder=False,
     ),
-    in_gguf=replace(
+    in_gguf=replaced(
         _FOLDER,
         writable="low-rank deltas of a language model that llama.cpp knows",
         container="gguf",

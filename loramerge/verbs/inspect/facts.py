@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import field
 from typing import Annotated, Any, Literal
 
 from loramerge.adapter import Problem
 from loramerge.adapter.metadata import RECIPE_KEY
 from loramerge.families.usual import Usual
-from loramerge.records import record
+from loramerge.records import record, replaced
 from loramerge.steps.parameters import Doc
 from loramerge.steps.shown import Shown
 
@@ -83,10 +83,10 @@ class Inspect:
 
     def repeating_steps(self, result: InspectResult) -> list[tuple[Inspect, InspectResult]]:
         """Return the step of a recipe that inspects the same files."""
-        return [(replace(self, files=tuple(file.path for file in result.files)), result)]
+        return [(replaced(self, files=tuple(file.path for file in result.files)), result)]
 
 
-@dataclass(repr=False, eq=False)
+@record(eq=False, frozen=False)
 class Inspected(Shown):
     """The facts about one file; the names are those of `--json`."""
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import struct
-from typing import NamedTuple
 
 from loramerge.adapter.floats import cast, times, values
 from loramerge.errors import NumericsError
 from loramerge.files.dtypes import is_float, scalar_bytes
 from loramerge.files.tensors import RawTensor, Tensor
+from loramerge.records import NamedTuple
 
 __all__ = ["Scale", "encoded_scale", "scaled_tensor"]
 
