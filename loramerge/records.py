@@ -158,7 +158,7 @@ def _init(self: Any, *args: Any, **given: Any) -> None:
     values = self.__dict__
     names = known.positional
     if not given and len(args) == len(known.all) == len(names):
-        values.update(zip(names, args, strict=True))
+        values.update(zip(names, args))  # noqa: B905 - they are as many
     else:
         values.update(known.defaults)
         for name, make in known.factories.items():

@@ -25,6 +25,7 @@ __all__ = [
     "dtype_name",
     "dtype_of",
     "is_float",
+    "is_plain",
     "nbytes",
     "numpy_dtype",
     "scalar",
@@ -146,6 +147,11 @@ def dtype_of(word: str) -> str:
     except KeyError:
         known = [DTYPES[name].word for name in FLOATS]
         raise UsageError(f"unknown dtype {word!r}", expected=", ".join(known)) from None
+
+
+def is_plain(dtype: str) -> bool:
+    """Return whether `scalar` decodes elements of this type without numpy."""
+    return dtype in _STRUCT or dtype == "BF16"
 
 
 def scalar(raw: bytes, dtype: str) -> float:

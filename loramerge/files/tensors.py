@@ -8,11 +8,11 @@ from __future__ import annotations
 import math
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import copy
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from loramerge.files.dtypes import dtype_name, numpy_dtype, scalar
+from loramerge.files.dtypes import dtype_name, is_plain, numpy_dtype, scalar
 from loramerge.files.header import TensorInfo, nbytes
 from loramerge.files.positioned import PositionedFile
 
@@ -26,6 +26,7 @@ __all__ = [
     "StoredTensor",
     "Tensor",
     "same_bytes",
+    "scalars",
     "stream",
 ]
 
@@ -165,6 +166,27 @@ class RawTensor(Tensor):
         import numpy as np
 
         return np.frombuffer(self._raw, numpy_dtype(self.dtype)).reshape(self.shape)
+
+
+def scalars(tensors: Mapping[str, Tensor]) -> dict[str, float]:
+    """Return the values of those tensors that have one element and lie in a file, without numpy.
+
+    Those of one file are read together: of a network there are hundreds. Others are left to `item`.
+    """
+    by_file: dict[PositionedFile, dict[str, TensorInfo]] = {}
+    for name, tensor in tensors.items():
+        if isinstance(tensor, StoredTensor) and tensor.size == 1 and is_plain(tensor.dtype):
+            by_file.setdefault(tensor.source, {})[name] = tensor.info
+    found: dict[str, float] = {}
+    known: dict[tuple[bytes, str], float] = {}  # most have one value
+    for file, infos in by_file.items():
+        parts = file.read_each((info.start, info.stop - info.start) for info in infos.values())
+        for (name, info), raw in zip(infos.items(), parts, strict=True):
+            value = known.get((raw, info.dtype))
+            if value is None:
+                value = known[raw, info.dtype] = scalar(raw, info.dtype)
+            found[name] = value
+    return found
 
 
 _BLOCK = 1 << 18  # bytes compared at a time: they stay in the processor's cache

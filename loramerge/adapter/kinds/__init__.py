@@ -27,6 +27,7 @@ __all__ = [
     "indicated",
     "known_kinds",
     "make_biases",
+    "make_deltas",
     "make_weight",
     "marks",
     "words_for",
@@ -102,7 +103,21 @@ def make_weight(stored: Stored) -> MadeDelta | None:
     Raises:
         ShapeError: if tensors do not fit together, or hold other than floating-point numbers.
     """
+    return _weight_of(stored, _makers_for(stored))
+
+
+def make_deltas(stored: Stored) -> tuple[MadeDelta | None, list[MadeDelta]]:
+    """Return what `make_weight` and `make_biases` give.
+
+    Raises:
+        ShapeError: see `make_weight`.
+    """
     makers = _makers_for(stored)
+    weight = _weight_of(stored, makers)
+    return weight, list(_biases_of(stored, weight, makers)) if makers.of_others else []
+
+
+def _weight_of(stored: Stored, makers: _Makers) -> MadeDelta | None:
     _require_floats(stored, makers.free)
     for make in makers.of_weight:
         made = make(stored)
@@ -127,12 +142,13 @@ class _Makers(NamedTuple):
 
 def _makers_for(stored: Stored) -> _Makers:
     roles = frozenset(stored.tensors)
-    return _usual_makers(roles) if roles <= _usual_roles() else _makers_of(roles, known_kinds())
+    return _usual_makers(roles) or _makers_of(roles, known_kinds())
 
 
 @cache
-def _usual_makers(roles: frozenset[str]) -> _Makers:
-    return _makers_of(roles, _usual_kinds())
+def _usual_makers(roles: frozenset[str]) -> _Makers | None:
+    """Return the makers where the usual kinds know all roles, else None."""
+    return _makers_of(roles, _usual_kinds()) if roles <= _usual_roles() else None
 
 
 @cache
@@ -169,7 +185,11 @@ def _require_floats(stored: Stored, free: Set[str]) -> None:
 
 def make_biases(stored: Stored, weight: MadeDelta | None) -> Iterator[MadeDelta]:
     """Yield the deltas of other parameters than the weight; the last of one parameter applies."""
-    for make in _makers_for(stored).of_others:
+    return _biases_of(stored, weight, _makers_for(stored))
+
+
+def _biases_of(stored: Stored, weight: MadeDelta | None, makers: _Makers) -> Iterator[MadeDelta]:
+    for make in makers.of_others:
         made = make(stored, weight)
         if made is not None:
             yield made
