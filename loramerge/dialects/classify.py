@@ -13,7 +13,7 @@ from loramerge.dialects.words import NO_WORDS, Words
 from loramerge.families import FAMILIES
 from loramerge.records import NamedTuple, record
 
-__all__ = ["Classified", "Group", "classify", "is_embedding", "names_an_adapter"]
+__all__ = ["Classified", "Group", "classify", "names_an_adapter"]
 
 # Suffixes so short that only a known prefix makes them one, and that other suffixes end in.
 _NEEDS_PREFIX = frozenset({".weight", ".bias"})
@@ -25,10 +25,13 @@ _REPLACED = frozenset({"set_weight", "set_bias", "base_weight"})  # roles that n
 _PLAIN = frozenset({"up", "down", "alpha", "diff", "diff_b", "w_norm", "b_norm"})
 # Suffixes of mangled exports, which no dot sets apart from the stem.
 _MANGLED = ("_lora_down.weight", "_lora_up.weight")
-_BUNDLED = "bundle_emb."
+# Textual-inversion embeddings that travel with an adapter: by their names, and by the header's value.
+_EMBEDDED = ("<", "bundle_emb.")
+_SAID_EMBEDDED = "<embed>"
 # Beginnings and ends that some programs write for the usual ones: kohya's OFT has a prefix of its
 # own, SimpleTuner of 2024 kept PEFT's wrapper, PEFT puts an adapter's name into keys, others leave out
 # the last word, and distilled adapters of Wan call the difference of a block's modulation `diff_m`.
+_PARTS = 3  # no suffix has more
 _OFT = ("oft_unet_", "lora_unet_")
 _WRAPPER = "base_model.model."
 _WRAPPED = r"^((?:unet|transformer|text_encoder(?:_\d)?)\.)base_model\.model\."
@@ -87,11 +90,6 @@ def _suffix_table(version: int, words: Words) -> Suffixes:
     return {suffix: tuple(found) for suffix, found in table.items()}
 
 
-def is_embedding(key: str, metadata: Mapping[str, str]) -> bool:
-    """Return whether a tensor is a textual-inversion embedding that travels with the adapter."""
-    return metadata.get(key) == "<embed>" or key[:1] == "<" or key.startswith(_BUNDLED)
-
-
 def _usual_start(key: str) -> str:
     """Return a key with the usual beginning."""
     if key.startswith(_OFT[0]):
@@ -123,14 +121,14 @@ class _Split(NamedTuple):
     head: str
 
 
-def _split(key: str, before: _Split | None, words: Words) -> _Split | None:
+def _split(key: str, stem: str | None, head: str, words: Words) -> _Split | None:
     """Take a key apart, or return None.
 
     Args:
-        before: the key before this one, whose stem most keys share.
+        stem: that of the key before this one, which most keys share; `head`: its known prefix.
     """
-    if before is not None and key.startswith(before.stem):
-        found = _with_suffix(key[len(before.stem) :], before.stem, before.head, words)
+    if stem is not None and key.startswith(stem):
+        found = _with_suffix(key[len(stem) :], stem, head, words)
         if found is not None:
             return found
     if key.endswith(_MANGLED):
@@ -138,16 +136,61 @@ def _split(key: str, before: _Split | None, words: Words) -> _Split | None:
         return _with_suffix(key[start:], key[:start], None, words)
     position = len(key)
     starts: list[int] = []
-    for _ in range(3):  # no suffix has more than three parts
-        position = max(key.rfind(".", 0, position), key.rfind(":", 0, position))
+    colons = ":" in key
+    for _ in range(_PARTS):
+        dot = key.rfind(".", 0, position)
+        position = max(dot, key.rfind(":", 0, position)) if colons else dot
         if position < 0:
             break
         starts.append(position)
+    known = _suffixes(words)
     for position in reversed(starts):  # the longest suffix wins
-        found = _with_suffix(key[position:], key[:position], None, words)
-        if found is not None:
-            return found
+        if key[position:] in known:
+            found = _with_suffix(key[position:], key[:position], None, words)
+            if found is not None:
+                return found
     return None
+
+
+class _Ends(NamedTuple):
+    """The known prefix and the suffix of a key that begins a group, which most such keys share."""
+
+    head: str
+    suffix: str
+    longer: tuple[str, ...]  # known prefixes that begin with `head`
+
+    def stem_of(self, key: str, known: Suffixes) -> str | None:
+        """Return the stem of a key that is taken apart at the same ends, None if it may not be.
+
+        The longest prefix and the longest suffix win, so that no longer one may be known.
+        """
+        if not key.endswith(self.suffix):
+            return None
+        stem = key[: -len(self.suffix)]
+        if not stem.startswith(self.head) or stem.startswith(self.longer):
+            return None
+        if ":" in key or _WRAPPER in key:
+            return None
+        position = len(stem)
+        for _ in range(_PARTS - self.suffix.count(".")):
+            position = stem.rfind(".", 0, position)
+            if position < 0:
+                break
+            if key[position:] in known:
+                return None
+        return stem
+
+
+def _ends_of(key: str, split: _Split) -> _Ends | None:
+    """Return the ends of a key that was taken apart, None where more than these decided."""
+    suffix = key[len(split.stem) :]
+    usual = key.startswith(split.stem) and suffix.startswith(".") and not suffix.endswith(_MANGLED)
+    short = suffix in _SHORT or suffix in _NEEDS_PREFIX
+    own = _own_heads(DIALECTS.version) - _marked_after(DIALECTS.version)
+    if not usual or short or split.head not in own or _OFT[0].startswith(split.head):
+        return None
+    longer = tuple(one for one in own if one.startswith(split.head) and one != split.head)
+    return _Ends(split.head, suffix, longer)
 
 
 def _with_suffix(suffix: str, stem: str, head: str | None, words: Words) -> _Split | None:
@@ -181,15 +224,12 @@ def _longest(heads: Mapping[str, list[str]], stem: str, *, whole: bool = False) 
         whole: the level of the name that a prefix ends in has to end there: `first` does not begin
             `first_stage_model`.
     """
-    return next(
-        (
-            head
-            for head in heads.get(stem[:1], ())
-            if stem.startswith(head)
-            and (not whole or head[-1] in "._" or stem[len(head) : len(head) + 1] in ("", "."))
-        ),
-        "",
-    )
+    for head in heads.get(stem[:1], ()):
+        if stem.startswith(head) and (
+            not whole or head[-1] in "._" or stem[len(head) : len(head) + 1] in ("", ".")
+        ):
+            return head
+    return ""
 
 
 def _by_letter(known: Iterable[str]) -> Mapping[str, list[str]]:
@@ -266,33 +306,52 @@ def classify(
     """
     result = Classified()
     groups: dict[tuple[str, str], Group] = {}
-    before: _Split | None = None
+    embedded = {key for key, value in metadata.items() if value == _SAID_EMBEDDED}
+    # of the key before, which most keys share: stem, its length and known prefix, dialect, and roles
+    stem, end, head, dialect = None, 0, "", ""
+    roles: dict[str, str] = {}
     versions = _versions()
-    known: dict[tuple[str, str], _Split] = {}  # (head, suffix) → a key that is taken apart so
+    known: dict[str, dict[str, tuple[str, str]]] = {}  # head → suffix → (dialect, role)
+    alike: dict[str, tuple[str, str]] = {}  # that of `head`
+    ends: _Ends | None = None  # of the key that began the group before
+    suffixes = _suffixes(words)
     for key in keys:
-        if is_embedding(key, metadata):
+        if key.startswith(_EMBEDDED) or key in embedded:
             result.embeddings.append(key)
             continue
-        if before is not None and key.startswith(before.stem):  # most keys
-            alike = known.get((before.head, key[len(before.stem) :]))
-            if alike is not None:
-                _add(groups, result, alike.dialect, before.stem, alike.role, key)
+        if stem is not None and key.startswith(stem):  # most keys
+            meaning = alike.get(key[end:])
+            if meaning is not None:
+                if meaning[0] == dialect and meaning[1] not in roles:
+                    roles[meaning[1]] = key
+                else:
+                    dialect = meaning[0]
+                    roles = _add(groups, result, dialect, stem, meaning[1], key)
                 continue
+        elif ends is not None and (other := ends.stem_of(key, suffixes)) is not None:
+            (dialect, role), stem, end = alike[ends.suffix], other, len(other)
+            roles = _add(groups, result, dialect, stem, role, key)
+            continue
         usual = _usual_start(key)
-        split = _split(usual, before, words) or _split(_usual_end(usual), before, words)
+        split = _split(usual, stem, head, words) or _split(_usual_end(usual), stem, head, words)
         if split is None and DIALECTS.look_for_others():
-            split = _split(usual, before, words)
+            split = _split(usual, stem, head, words)
+        if _versions() != versions:  # what others add may have the suffix, too
+            known.clear()
+            alike, ends = {}, None
+            versions, suffixes = _versions(), _suffixes(words)
         if split is None:
             result.unknown.append(key)
             continue
-        if _versions() != versions:  # what others add may have the suffix, too
-            known.clear()
-            versions = _versions()
-        before = split
-        suffix = key[len(split.stem) :]
-        if suffix not in _SHORT and key.startswith(split.stem):
-            known[split.head, suffix] = split
-        _add(groups, result, split.dialect, split.stem, split.role, key)
+        dialect, stem, role, head = split
+        end, alike = len(stem), known.setdefault(head, {})
+        suffix = key[end:]
+        if suffix not in _SHORT and key.startswith(stem):
+            alike[suffix] = (dialect, role)
+            ends = _ends_of(key, split)
+        else:
+            ends = None
+        roles = _add(groups, result, dialect, stem, role, key)
     result.groups.extend(_joined(groups, words))
     return result
 
@@ -308,8 +367,12 @@ def _add(
     stem: str,
     role: str,
     key: str,
-) -> None:
-    """Add a key to its group, or to those that say the same role in two spellings."""
+) -> dict[str, str]:
+    """Add a key to its group, or to those that say the same role in two spellings.
+
+    Returns:
+        the roles of the group.
+    """
     group = groups.get((dialect, stem))
     if group is None:
         group = groups[dialect, stem] = Group(dialect, stem, {})
@@ -317,6 +380,7 @@ def _add(
         result.doubled.append((key, group.roles[role]))
     else:
         group.roles[role] = key
+    return group.roles
 
 
 def _joined(groups: Mapping[tuple[str, str], Group], words: Words) -> list[Group]:
