@@ -14,7 +14,7 @@ from loramerge.adapter.delta import Delta
 from loramerge.adapter.networks import as_written
 from loramerge.adapter.site import Site
 from loramerge.dialects import DIALECTS, Dialect
-from loramerge.dialects.classify import names_an_adapter
+from loramerge.dialects.classify import any_names_an_adapter
 from loramerge.dialects.programs import READERS, Program
 from loramerge.errors import listed
 from loramerge.records import NamedTuple, record
@@ -87,7 +87,7 @@ def readings(adapter: Adapter, target: Dialect | None = None) -> Iterator[Readin
     if target is None and (
         info.translated
         or info.aside
-        or any(names_an_adapter(key) for _, key in info.spelling.values())
+        or any_names_an_adapter([key for _, key in info.spelling.values()])
     ):
         return
     scaled = _stating_alphas(adapter) if target is None else frozenset[Site]()
@@ -194,10 +194,10 @@ def _stating_alphas(adapter: Adapter) -> frozenset[Site]:
     return frozenset(
         site
         for site, delta in adapter.deltas.items()
-        if (site, "alpha") in adapter.info.spelling
-        and delta.core is not None
-        and delta.core.dim is not None
-        and delta.alpha != delta.core.dim
+        if (core := delta.core) is not None
+        and (dim := core.dim) is not None
+        and delta.alpha != dim
+        and (site, "alpha") in adapter.info.spelling
     )
 
 
@@ -206,10 +206,16 @@ def _other_alphas(adapter: Adapter, program: Program) -> list[str]:
 
     What loramerge writes itself has one alpha for such programs.
     """
+    values = {
+        site: delta.rank if delta.alpha is None else delta.alpha
+        for site, delta in adapter.deltas.items()
+    }
+    if len(set(values.values())) < 2:
+        return []
     alphas: dict[str, dict[float, list[str]]] = {}
-    for site, delta in adapter.deltas.items():
-        value = delta.rank if delta.alpha is None else delta.alpha
-        if value is not None and adapter.info.spelled.get(site, set()) <= set(program.one_alpha):
+    dialects = frozenset(program.one_alpha)
+    for site, value in values.items():
+        if value is not None and adapter.info.spelled.get(site, frozenset()) <= dialects:
             alphas.setdefault(site.component, {}).setdefault(value, []).append(site.name)
     return [
         name

@@ -4,7 +4,7 @@ files mix dialects."""
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import field
 from functools import cache
 
@@ -13,7 +13,7 @@ from loramerge.dialects.words import NO_WORDS, Words
 from loramerge.families import FAMILIES
 from loramerge.records import NamedTuple, record
 
-__all__ = ["Classified", "Group", "classify", "names_an_adapter"]
+__all__ = ["Classified", "Group", "any_names_an_adapter", "classify", "names_an_adapter"]
 
 # Suffixes so short that only a known prefix makes them one, and that other suffixes end in.
 _NEEDS_PREFIX = frozenset({".weight", ".bias"})
@@ -110,6 +110,15 @@ def names_an_adapter(key: str) -> bool:
     Files do not have it: PEFT leaves the name out when it saves, and puts one in when it loads.
     """
     return re.search(_WITH_NAME, key) is not None
+
+
+def any_names_an_adapter(keys: Sequence[str]) -> bool:
+    """Return whether any of the keys does; where none does, one search in all of them tells."""
+    text = "\n".join(keys)
+    lines = text.count("\n") < len(keys)  # no key has several
+    if lines and re.search(_WITH_NAME, text, re.MULTILINE) is None:
+        return False
+    return any(map(names_an_adapter, keys))
 
 
 class _Split(NamedTuple):
