@@ -103,6 +103,7 @@ def fit_of(family: Family, groups: Sequence[Group], shapes: Shapes) -> FamilyFit
     exact = [0] * len(sizes)
     foreign = [0] * len(exact)
     tables = {name: stem_table(DIALECTS[name], family) for name in {g.dialect for g in groups}}
+    pairs: dict[tuple[tuple[int, ...], tuple[int, ...]], int] = {}  # few: layers repeat
     for dialect, name, _ in groups:
         stem = tables[dialect].get(name)
         if stem is None:
@@ -111,15 +112,18 @@ def fit_of(family: Family, groups: Sequence[Group], shapes: Shapes) -> FamilyFit
         named += 1
         shape = shapes.get((dialect, name))
         if shape is not None:
-            known += 1
-            for number, size in enumerate(sizes):
-                width = tuple(size.get(n, n) for n in stem.shape) if size else stem.shape
-                same = shape == width or same_shape(shape, width)
-                exact[number] += same
-                foreign[number] += not same and min(shape[:2]) > _NARROW
-            alike += _alike(shape, stem.shape)
-            axes += len(shape) == len(stem.shape)  # never where the kernel is hidden
-            wide = wide or min(shape[:2]) > _NARROW
+            pair = shape, stem.shape
+            pairs[pair] = pairs.get(pair, 0) + 1
+    for (shape, expected), count in pairs.items():
+        known += count
+        for number, size in enumerate(sizes):
+            width = tuple(size.get(n, n) for n in expected) if size else expected
+            same = shape == width or same_shape(shape, width)
+            exact[number] += count * same
+            foreign[number] += count * (not same and min(shape[:2]) > _NARROW)
+        alike += count * _alike(shape, expected)
+        axes += count * (len(shape) == len(expected))  # never where the kernel is hidden
+        wide = wide or min(shape[:2]) > _NARROW
     own = max(exact)
     return FamilyFit(named, own, alike, axes, known - own, strange, wide, foreign[exact.index(own)])
 

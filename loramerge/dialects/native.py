@@ -20,15 +20,13 @@ __all__ = [
 # what the original single file of a diffusion transformer holds under names without components
 NETWORK = ("transformer", "text_conditioner", "connectors")
 Prefixes = Callable[[Family, str], tuple[str, ...]]
-_WORDS = (".weight", ".scale")
 
 
 def tensor_stem(tensor: str) -> str:
     """Return a tensor's name without the word for the weight."""
-    for word in _WORDS:
-        if tensor.endswith(word):
-            return tensor[: -len(word)]
-    return tensor
+    if tensor.endswith(".weight"):
+        return tensor[: -len(".weight")]
+    return tensor.removesuffix(".scale")
 
 
 def original_path(family: Family, component: str, module: Module) -> str:

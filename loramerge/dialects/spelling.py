@@ -12,7 +12,7 @@ from operator import itemgetter
 
 from loramerge.dialects.spec import Fused, Modules, Stems
 from loramerge.families import Family, Module
-from loramerge.families.levels import without_language_model, without_text_model
+from loramerge.families.levels import LEVELS, without_language_model, without_text_model
 
 __all__ = [
     "COMPONENTS",
@@ -102,6 +102,8 @@ def path(family: Family, component: str, module: Module) -> str:
 
 def short_path(family: Family, component: str, module: Module) -> str | None:
     """Return the path without a level that a version of transformers puts into a text encoder."""
+    if not module.path.startswith(LEVELS):
+        return None
     short = without_language_model(without_text_model(module.path))
     return short if short != module.path else None
 

@@ -5,10 +5,11 @@ Files come in both spellings, and both are accepted everywhere.
 
 from __future__ import annotations
 
-__all__ = ["without_language_model", "without_text_model"]
+__all__ = ["LEVELS", "without_language_model", "without_text_model"]
 
 _CLIP = "text_model."
 _QWEN_VL = (("model.language_model.", "model."), ("model.visual.", "visual."))
+LEVELS = (_CLIP, *(head for head, _ in _QWEN_VL))  # beginnings of paths that have such a level
 
 
 def without_text_model(path: str) -> str:
