@@ -8,7 +8,6 @@ from loramerge.adapter.info import Account, Info, Problem
 from loramerge.adapter.kinds.bases.scale import Scale
 from loramerge.adapter.kinds.full import Full
 from loramerge.adapter.kinds.lora import LowRank
-from loramerge.adapter.kinds.replacement import Replacement
 from loramerge.adapter.site import Site
 from loramerge.adapter.widths import widest
 
@@ -20,7 +19,6 @@ __all__ = [
     "Info",
     "LowRank",
     "Problem",
-    "Replacement",
     "Scale",
     "Site",
     "widest",

@@ -26,7 +26,7 @@ __all__ = [
 V = TypeVar("V")
 
 # as ai-toolkit and the original name their files: for the first steps, and for the last
-_FIRST, _SECOND = re.compile(r"high[ _.-]?noise", re.I), re.compile(r"low[ _.-]?noise", re.I)
+_FIRST, _SECOND = r"(?i)high[ _.-]?noise", r"(?i)low[ _.-]?noise"
 _TITLES = ("ss_output_name", "modelspec.title", "name")
 
 
@@ -38,8 +38,8 @@ def _seconds(adapter: Adapter) -> Iterator[Component]:
 def network_in(text: str, second: Component) -> str:
     """Return the network that a name says, empty if it says none or both."""
     names = Path(text).parts
-    one = _FIRST.search(text) is not None
-    other = _SECOND.search(text) is not None or second.name in names
+    one = re.search(_FIRST, text) is not None
+    other = re.search(_SECOND, text) is not None or second.name in names
     return "" if one == other else second.second_of if one else second.name
 
 

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 
 from loramerge.adapter.delta import Delta
 from loramerge.adapter.info import Problem
-from loramerge.adapter.opaque import in_order_of_llama_cpp
 from loramerge.adapter.site import Site
 from loramerge.dialects import Dialect
 from loramerge.errors import LoramergeError, UnsupportedKind, sized, spelled
@@ -184,6 +183,8 @@ def third_of_strength(metadata: Mapping[str, str]) -> Iterator[Problem]:
 
 def without_heads(sites: Iterable[Site]) -> Iterator[Problem]:
     """Yield the note about queries and keys whose heads an adapter of llama.cpp does not tell."""
+    from loramerge.adapter.opaque import in_order_of_llama_cpp
+
     count = sum(in_order_of_llama_cpp(site.modules[0]) for site in sites)
     if count:
         yield Problem(

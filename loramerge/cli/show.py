@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
-from loramerge.cli.bars import Drawn
 from loramerge.cli.layout import ModuleName, clean, grid, hanging, is_grid, pairs, wrapped
 from loramerge.errors import sized
+
+if TYPE_CHECKING:
+    from loramerge.cli.bars import Drawn
 
 __all__ = [
     "Render",

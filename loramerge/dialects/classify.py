@@ -28,10 +28,10 @@ _MANGLED = ("_lora_down.weight", "_lora_up.weight")
 # Textual-inversion embeddings that travel with an adapter: by their names, and by the header's value.
 _EMBEDDED = ("<", "bundle_emb.")
 _SAID_EMBEDDED = "<embed>"
+_PARTS = 3  # no suffix has more
 # Beginnings and ends that some programs write for the usual ones: kohya's OFT has a prefix of its
 # own, SimpleTuner of 2024 kept PEFT's wrapper, PEFT puts an adapter's name into keys, others leave out
 # the last word, and distilled adapters of Wan call the difference of a block's modulation `diff_m`.
-_PARTS = 3  # no suffix has more
 _OFT = ("oft_unet_", "lora_unet_")
 _WRAPPER = "base_model.model."
 _WRAPPED = r"^((?:unet|transformer|text_encoder(?:_\d)?)\.)base_model\.model\."

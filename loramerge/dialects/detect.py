@@ -15,7 +15,6 @@ from loramerge.dialects import DIALECTS, stem_table
 from loramerge.dialects.classify import Group
 from loramerge.dialects.detection import NO_FAMILY, Detection
 from loramerge.dialects.fit import ENOUGH, FamilyFit, Shapes, fit_of, possible_families, same_shape
-from loramerge.dialects.mangled import detect_mangled
 from loramerge.dialects.relatives import of_larger_relative, of_smaller_relative
 from loramerge.dialects.spec import probe_stems
 from loramerge.errors import listed
@@ -88,6 +87,8 @@ def detect(groups: Sequence[Group], shapes: Shapes, metadata: Mapping[str, str])
         like = _named_enough(groups, shapes)
     fits = {family: fit for family, fit in like.items() if _fits(family, fit, groups)}
     if not fits:
+        from loramerge.dialects.mangled import detect_mangled  # few files need it
+
         return (
             detect_mangled(groups, shapes)
             or (_resembling(like) if like else None)

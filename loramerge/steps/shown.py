@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 from os import PathLike
 from typing import Any, ClassVar
 
-from loramerge.adapter.shown import table
 from loramerge.errors import UsageError
 
 __all__ = ["Shown"]
@@ -59,6 +58,8 @@ class Shown:
         return f"{type(self).__name__}({', '.join(parts)})"
 
     def _repr_html_(self) -> str:
+        from loramerge.adapter.shown import table
+
         return table(self.table_rows())
 
 

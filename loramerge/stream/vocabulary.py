@@ -15,8 +15,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from loramerge.adapter import Adapter, Delta, Replacement, Site
+from loramerge.adapter import Adapter, Delta, Site
 from loramerge.adapter.floats import cast, values
+from loramerge.adapter.kinds.replacement import Replacement
 from loramerge.algebra.terms import naming
 from loramerge.algebra.weights import Weight
 from loramerge.checkpoint import Checkpoint, CheckpointFile, Place

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from loramerge.adapter import Adapter, LowRank, Replacement, Scale, Site
+from loramerge.adapter import Adapter, LowRank, Scale, Site
 from loramerge.adapter.delta import Delta
+from loramerge.adapter.kinds.replacement import Replacement
 from loramerge.adapter.kinds.tucker import Tucker
 from loramerge.adapter.load import load
 from loramerge.adapter.save import save

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from loramerge.adapter import Adapter, Delta, Replacement
+from loramerge.adapter import Adapter, Delta
+from loramerge.adapter.kinds.replacement import Replacement
 from loramerge.families.clip import Clip, clip_modules
 from loramerge.families.spec import Module
 from loramerge.families.unet import Unet, ldm_name, unet_modules

@@ -9,7 +9,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from loramerge.adapter import Adapter, Delta, Full, Info, LowRank, Replacement, Scale, Site
+from loramerge.adapter import Adapter, Delta, Full, Info, LowRank, Scale, Site
+from loramerge.adapter.kinds.replacement import Replacement
 from loramerge.adapter.kinds.tucker import Tucker
 from loramerge.adapter.save import save
 from loramerge.dialects.detection import Detection
