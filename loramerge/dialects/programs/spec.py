@@ -139,7 +139,29 @@ def _matched_by_all(patterns: Sequence[str], names: frozenset[str]) -> set[str]:
 
 @lru_cache(64)  # programs share patterns, and are asked about the same names one after the other
 def _matched(pattern: str, names: frozenset[str]) -> frozenset[str]:
-    return frozenset(filter(_pattern(pattern).search, names))
+    found: set[str] = set()
+    for start, part in _alternatives(pattern):
+        may = [name for name in names if name.startswith(start)] if start else names
+        found.update(filter(_pattern(part).search, may))
+    return frozenset(found)
+
+
+@cache
+def _alternatives(pattern: str) -> tuple[tuple[str, str], ...]:
+    """Return the alternatives of a pattern, each with the word that the names it matches begin with.
+
+    A search tries every place of a name. Most alternatives speak of one component, and need not be
+    tried on the names of others; those that begin with plain letters are searched fast.
+    """
+    parts, depth = [""], 0
+    for token in re.findall(r"\\.|\[[^]]*\]|.", pattern):
+        depth += (token == "(") - (token == ")")
+        if token == "|" and not depth:
+            parts.append("")
+        else:
+            parts[-1] += token
+    words = (re.match(r"\^(\w+)(?![\w?*+{])", part) for part in parts)
+    return tuple((word[1] if word else "", part) for word, part in zip(words, parts, strict=True))
 
 
 @cache
