@@ -12,9 +12,19 @@ import threading
 from collections import namedtuple
 from collections.abc import Callable
 from dataclasses import MISSING, Field, FrozenInstanceError, dataclass, field, fields
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeVar, dataclass_transform, overload
+from functools import partial
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    NoReturn,
+    TypeVar,
+    cast,
+    dataclass_transform,
+    overload,
+)
 
-__all__ = ["NamedTuple", "record", "replaced"]
+__all__ = ["NamedTuple", "record", "replaced", "row_maker"]
 
 T = TypeVar("T")
 
@@ -222,6 +232,15 @@ _COMPARED: dict[str, Callable[..., Any]] = {"__eq__": _eq, "__hash__": _hash}
 
 
 # --- named tuples
+
+
+def row_maker(cls: type[T]) -> Callable[[tuple[Any, ...]], T]:
+    """Return a function that makes a named tuple of a tuple of all its fields.
+
+    It takes half the time of a call of the class, which tells where thousands are made.
+    """
+    return cast("Callable[[tuple[Any, ...]], T]", partial(tuple.__new__, cls))
+
 
 if TYPE_CHECKING:
     from typing import NamedTuple

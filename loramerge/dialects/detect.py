@@ -9,7 +9,7 @@ alone does not belong to it, and the result says so.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from loramerge.dialects import DIALECTS, stem_table
 from loramerge.dialects.classify import Group
@@ -138,7 +138,7 @@ def _without_twins(families: Sequence[Family]) -> list[Family]:
 
 def _is_attention(family: Family, groups: Sequence[Group]) -> bool:
     """Return whether all modules are attention's."""
-    return all("attn" in m for found in _meaning(family, groups) for m in found or ("attn",))
+    return all("attn" in m for found in _meanings(family, groups) for m in found or ("attn",))
 
 
 def _resembling(like: Mapping[Family, FamilyFit]) -> Detection:
@@ -157,9 +157,13 @@ def _resembling(like: Mapping[Family, FamilyFit]) -> Detection:
 
 def _meaning(family: Family, groups: Sequence[Group]) -> tuple[tuple[str, ...] | None, ...]:
     """Return the modules that a family means by each stem, None where it has none."""
+    return tuple(_meanings(family, groups))
+
+
+def _meanings(family: Family, groups: Sequence[Group]) -> Iterator[tuple[str, ...] | None]:
     tables = {name: stem_table(DIALECTS[name], family) for name in {g.dialect for g in groups}}
     stems = (tables[group.dialect].get(group.stem) for group in groups)
-    return tuple(None if stem is None else stem.modules for stem in stems)
+    return (None if stem is None else stem.modules for stem in stems)
 
 
 def _named(tied: Sequence[Family], value: str) -> Family | None:

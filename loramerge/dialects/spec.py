@@ -11,12 +11,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping, ValuesView
 from dataclasses import field
-from functools import cache, partial
+from functools import cache
 from typing import Literal
 
 from loramerge.dialects.words import NO_WORDS, Words
 from loramerge.families import Family, Module
-from loramerge.records import NamedTuple, record
+from loramerge.records import NamedTuple, record, row_maker
 
 __all__ = [
     "Container",
@@ -262,8 +262,7 @@ def _shape(target: Fused, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, .
     return (first[0] + sum(shape[0] for shape in rest), *first[1:])
 
 
-# of all fields; thousands are made, in half the time of `Stem(...)`
-_stem_of: Callable[[tuple[object, ...]], Stem] = partial(tuple.__new__, Stem)
+_stem_of = row_maker(Stem)
 
 
 class StemTable(Mapping[str, Stem]):

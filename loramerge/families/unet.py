@@ -7,11 +7,11 @@ templates below with diffusers names; `ldm_name` gives the name of the same laye
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from functools import cached_property, partial
+from collections.abc import Iterator
+from functools import cached_property
 
 from loramerge.families.spec import Layer, Module, Parameter, Slot
-from loramerge.records import record
+from loramerge.records import record, row_maker
 
 __all__ = ["Unet", "ldm_name", "ldm_slot", "unet_modules"]
 
@@ -47,10 +47,7 @@ class Unet:
         return {}
 
 
-# of all fields; thousands are made, in half the time of `Module(...)`
-_module: Callable[[tuple[str, Layer, tuple[int, ...], bool]], Module] = partial(
-    tuple.__new__, Module
-)
+_module = row_maker(Module)
 
 # name below the block · layer · (out, in) in units named by the caller · has a bias
 _RESNET: tuple[tuple[str, Layer, tuple[str, ...], bool], ...] = (
@@ -94,7 +91,7 @@ def _resnet(prefix: str, width_in: int, width_out: int, time: int) -> Iterator[M
     rows = _RESNET if width_in == width_out else (*_RESNET, _SHORTCUT)
     sizes = {"in": width_in, "out": width_out, "time": time}
     for name, layer, dims, bias in _sized(rows, sizes):
-        yield Module(f"{prefix}.{name}", layer, dims, bias)
+        yield _module((f"{prefix}.{name}", layer, dims, bias))
 
 
 def _attention(prefix: str, width: int, depth: int, unet: Unet) -> Iterator[Module]:
