@@ -14,7 +14,7 @@ from typing import ClassVar
 import pytest
 
 import loramerge
-from loramerge.records import NamedTuple, record, replaced
+from loramerge.records import NamedTuple, record, replaced, row_maker
 
 
 def _body():
@@ -281,3 +281,8 @@ def test_a_named_tuple_is_one_of_typing():
         _Place()
     with pytest.raises(AttributeError):
         made.row = 4
+
+
+def test_rows_made_of_all_fields_are_the_same():
+    assert row_maker(_Place)((3, ("a",))) == _Place(3, ("a",))
+    assert type(row_maker(_Place)((3, ()))) is _Place

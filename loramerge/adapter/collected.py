@@ -24,7 +24,7 @@ class Collected:
     """The parts of an adapter, collected group by group.
 
     Args:
-        covered: every module and parameter that has a delta → the stem it is spelled with.
+        covered: parameter → every module that has a delta of it → the stem it is spelled with.
         aside: whether a group is spelled as its dialect is read but never written.
     """
 
@@ -34,7 +34,7 @@ class Collected:
         self.problems: list[Problem] = []
         self.spelling: dict[tuple[Site, str], tuple[str, str]] = {}
         self.stems: dict[str, dict[str, str]] = {}
-        self.covered: dict[tuple[str, str], str] = {}
+        self.covered: dict[str, dict[str, str]] = {}
         self.dialects = Counter[str]()
         self.unknown: list[str] = []
         self.aside = False
@@ -45,27 +45,30 @@ class Collected:
         A module that the file spells twice is an error, because either could be meant, unless both
         are equal to the last bit.
         """
-        taken, covered = set[str](), self.covered
+        taken: set[str] = set()
+        placed, keys = False, group.roles
         for site, (delta, roles) in sites.items():
-            places = [(module, site.parameter) for module in site.modules]
-            before = next((covered[place] for place in places if place in covered), None)
-            here = [role for role in roles if role in group.roles]
-            if before is not None and not (
-                site in self.deltas and identical(self.deltas[site], delta)
-            ):
+            covered = self.covered.setdefault(site.parameter, {})
+            again = not covered.keys().isdisjoint(site.modules)
+            if again and not (site in self.deltas and identical(self.deltas[site], delta)):
+                before = next(covered[module] for module in site.modules if module in covered)
                 self.problems.append(spelled_twice(site.name, before, group.stem))
                 continue
-            taken.update(here)
-            self.account.used.extend(group.roles[role] for role in here)
-            if before is not None:
+            for role in roles:
+                if role in keys:
+                    taken.add(role)
+                    self.account.used.append(keys[role])
+                    if not again:
+                        self.spelling[site, role] = (group.dialect, keys[role])
+            if again:
                 self.problems.append(spelled_alike(site.name))
                 continue
+            placed = True
             self.deltas[site] = delta
-            covered.update(dict.fromkeys(places, group.stem))
-            for role in here:
-                self.spelling[site, role] = (group.dialect, group.roles[role])
-        if any(
-            site in self.deltas and covered[site.modules[0], site.parameter] == group.stem
+            for module in site.modules:
+                covered[module] = group.stem
+        if placed or any(
+            site in self.deltas and self.covered[site.parameter][site.modules[0]] == group.stem
             for site in sites
         ):
             self.dialects[group.dialect] += 1

@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from typing import Any
 
 from loramerge.adapter.delta import Delta
 from loramerge.adapter.formats.source import AdapterSource
-from loramerge.adapter.kinds import make_biases, make_weight
+from loramerge.adapter.kinds import make_deltas, make_weight
 from loramerge.adapter.kinds.bases.scale import Scale
 from loramerge.adapter.kinds.declaration import Stored
 from loramerge.adapter.site import Site
-from loramerge.dialects import DIALECTS, stem_table
+from loramerge.dialects import DIALECTS, Dialect, Stem, stem_table
 from loramerge.dialects.classify import Group
 from loramerge.dialects.detection import Detection
 from loramerge.errors import LoramergeError, ShapeError
-from loramerge.files.tensors import Tensor
+from loramerge.families import Family
+from loramerge.files.tensors import Tensor, scalars
+from loramerge.records import NamedTuple, row_maker
 
-__all__ = ["Target", "configuration_of", "deltas_of", "head_rows", "shape_of", "target_of"]
+__all__ = [
+    "Target",
+    "configuration_of",
+    "deltas_of",
+    "head_rows",
+    "read_numbers",
+    "shape_of",
+    "target_of",
+]
 
 
 class Target(NamedTuple):
@@ -38,19 +49,37 @@ class Target(NamedTuple):
     aside: bool = False
 
 
+_target_of, _site_of = row_maker(Target), row_maker(Site)
+
+
 def target_of(group: Group, detection: Detection) -> Target:
     """Return the modules of a group.
 
     What the family does not know is a module all the same, named as the file spells it.
     """
-    dialect, family = DIALECTS[group.dialect], detection.naming
-    stem = None if family is None else stem_table(dialect, family).get(group.stem)
+    family = detection.naming
+    dialect, stems = _spoken(group.dialect, family, DIALECTS.version)
+    stem = stems.get(group.stem)
     if stem is not None:
-        site = Site(stem.modules, "weight", stem.spans)
-        return Target(site, stem.swapped, stem.shape, aside=not dialect.forms[stem.form].written)
+        site = _site_of((stem.modules, "weight", stem.spans))
+        aside = not dialect.forms[stem.form].written
+        return _target_of((site, stem.swapped, stem.shape, False, aside))
     named = dialect.opaque_module(group.stem)
     known = None if family is None else family.find(named)
     return Target(Site((named,)), shape=known and known.shape, opaque=known is None)
+
+
+@cache
+def _spoken(name: str, family: Family | None, version: int) -> tuple[Dialect, Mapping[str, Stem]]:
+    """Return a dialect, and its stems for a family; asked for each module."""
+    dialect = DIALECTS[name]
+    return dialect, {} if family is None else stem_table(dialect, family)
+
+
+def read_numbers(groups: Iterable[Group], source: AdapterSource) -> None:
+    """Read the alphas and scales of all groups."""
+    keys = (group.roles.get(role) for group in groups for role in ("alpha", "scale"))
+    source.numbers = scalars({key: source.tensors[key] for key in keys if key is not None})
 
 
 def shape_of(group: Group, tensors: Mapping[str, Tensor]) -> tuple[int, ...] | None:
@@ -106,10 +135,10 @@ def deltas_of(
         config or {},
         path,
     )
-    made = make_weight(stored)
+    made, biases = make_deltas(stored)
     if made is not None:
         found[site] = made.delta, made.roles
-    for beside in make_biases(stored, made):
+    for beside in biases:
         found[site._replace(parameter=beside.parameter)] = beside.delta, beside.roles
     if site.spans or target.swapped:
         from loramerge.adapter.row_order import halves, stacked
@@ -141,24 +170,35 @@ def _scale(
     group: Group, module: str, tensors: Mapping[str, Tensor], source: AdapterSource
 ) -> Scale:
     """Return the scale of a group's factors: from its tensors, or its configuration, or none."""
-    alpha, ratio = tensors.get("alpha"), tensors.get("scale")
-    for role, tensor in (("alpha", alpha), ("scale", ratio)):
-        if tensor is not None and tensor.size != 1:
-            raise ShapeError(
-                f"{role} is not one number",
-                module=module,
-                found=f"{role} {list(tensor.shape)}",
-            )
-    if alpha is not None or ratio is not None:
-        return Scale(
-            None if alpha is None else alpha.item(),
-            alpha,
-            ratio=None if ratio is None else ratio.item(),
-            stated=ratio,
-        )
+    alpha = _number(group, "alpha", module, source)
+    ratio = _number(group, "scale", module, source)
+    if ratio is not None:
+        return Scale(alpha, tensors.get("alpha"), ratio=ratio, stated=tensors["scale"])
+    if alpha is not None:
+        return Scale(alpha, tensors["alpha"])
     config, path = configuration_of(group, module, source)
     if config is None:
         return Scale()
     from loramerge.adapter.formats.peft import scale_of
 
     return scale_of(config, path, module, tensors)
+
+
+def _number(group: Group, role: str, module: str, source: AdapterSource) -> float | None:
+    """Return the value of an alpha or a scale, None where the group has none.
+
+    Raises:
+        ShapeError: if it is not one number.
+    """
+    key = group.roles.get(role)
+    if key is None:
+        return None
+    value = source.numbers.get(key)
+    if value is not None:
+        return value
+    tensor = source.tensors[key]
+    if tensor.size != 1:
+        raise ShapeError(
+            f"{role} is not one number", module=module, found=f"{role} {list(tensor.shape)}"
+        )
+    return tensor.item()

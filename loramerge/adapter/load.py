@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from os import PathLike
 from pathlib import Path
 
 from loramerge.adapter.adapter import Adapter
 from loramerge.adapter.collected import Collected
-from loramerge.adapter.formats.numbered import join_numbered
-from loramerge.adapter.formats.peft_bases import model_of_transformers
 from loramerge.adapter.groups import (
     configuration_of,
     deltas_of,
     head_rows,
+    read_numbers,
     shape_of,
     target_of,
 )
@@ -71,6 +70,7 @@ def load(path: str | PathLike[str], *, by_name: bool = False) -> Adapter:
     found.account.carried.extend(classified.embeddings)
     found.unknown += _still_unknown(classified.unknown, found, source)
     head = head_rows(detection, keys)
+    read_numbers(classified.groups, source)
     for group in with_owners(classified.groups, detection.naming):
         _read_group(found, group, source, detection, head)
     info = Info(
@@ -109,7 +109,18 @@ def _split(source: AdapterSource) -> None:
 
         if any(map(shares, source.configs.values())):
             spread_shared(source)
-    join_numbered(source.tensors)
+    if _are_numbered(source.tensors):
+        from loramerge.adapter.formats.numbered import join_numbered
+
+        join_numbered(source.tensors)
+
+
+def _are_numbered(keys: Iterable[str]) -> bool:
+    """Return whether any key ends with a number, as those of factors in parts do."""
+    weight = ".weight"
+    place = -1 - len(weight)
+    lasts = {key[place : place + 1] if key.endswith(weight) else key[-1:] for key in keys}
+    return any(last.isdigit() for last in lasts)
 
 
 def _classified(source: AdapterSource) -> Classified:
@@ -143,9 +154,12 @@ def _detection(
         return Detection((), "its modules are taken by the names that they have in the file")
     if source.model is not None:
         return Detection((), f"the file names {source.model}, which no known family has")
-    model = model_of_transformers(source.configs.values())
-    if model is not None:
-        return Detection((), f"its configuration names {model}, which no known family has")
+    if source.configs:
+        from loramerge.adapter.formats.peft_bases import model_of_transformers
+
+        model = model_of_transformers(source.configs.values())
+        if model is not None:
+            return Detection((), f"its configuration names {model}, which no known family has")
     return detect(groups, shapes, source.metadata)
 
 
@@ -177,9 +191,8 @@ def _read_group(
         found.stems.setdefault(target.site.modules[0], {}).setdefault(group.dialect, group.stem)
     found.aside |= target.aside
     taken = found.add(group, sites)
-    left = [key for role, key in group.roles.items() if role not in taken]
-    if left:
-        found.unknown += left
+    if len(taken) < len(group.roles):
+        found.unknown += [key for role, key in group.roles.items() if role not in taken]
         if detection.naming is None or not target.opaque:
             module = target.site.name
             config, _ = configuration_of(group, module, source)
@@ -204,7 +217,8 @@ def _problems(found: Collected, source: AdapterSource, dialect: str | None) -> I
             yield from type_problems(config, {t for t in types if t is not None})
     if source.translated is None:
         yield from of_other_programs(found.unknown)
-    yield from without_heads(found.deltas)
+    if found.stems:  # no family has modules of llama.cpp's names
+        yield from without_heads(found.deltas)
     yield from alpha_problems(found.deltas)
     yield from too_large(found.deltas)
     yield from third_of_strength(source.metadata)

@@ -14,7 +14,7 @@ from loramerge.adapter.delta import Delta
 from loramerge.adapter.networks import as_written
 from loramerge.adapter.site import Site
 from loramerge.dialects import DIALECTS, Dialect
-from loramerge.dialects.classify import any_names_an_adapter
+from loramerge.dialects.keys import any_names_an_adapter
 from loramerge.dialects.programs import READERS, Program
 from loramerge.errors import listed
 from loramerge.records import NamedTuple, record

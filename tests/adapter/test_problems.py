@@ -199,6 +199,7 @@ def test_a_module_in_both_namings_with_equal_values_is_read_once(tmp_path: Path)
     assert adapter.deltas.keys() == alone.deltas.keys() and adapter.info.dialects == {"kohya": 1}
     assert not adapter.info.account.unknown
     assert sorted(adapter.info.account.used) == sorted(sample.tensors)
+    assert adapter.info.spelling == alone.info.spelling  # the first
     (problem,) = adapter.info.problems
     assert (problem.severity, problem.code) == ("warning", "spelled-twice-alike")
     ((_, delta),), ((_, expected),) = adapter.modules(), alone.modules()

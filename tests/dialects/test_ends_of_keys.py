@@ -8,6 +8,7 @@ import pytest
 from loramerge.adapter.kinds import all_words
 from loramerge.dialects import DIALECTS, stem_table
 from loramerge.dialects.classify import classify
+from loramerge.dialects.keys import any_names_an_adapter, names_an_adapter
 from loramerge.dialects.words import NO_WORDS
 from loramerge.families import FAMILIES
 
@@ -63,3 +64,20 @@ def test_a_key_is_taken_apart_as_it_is_alone(seed, kinds, monkeypatch):
         for order in (keys, sorted(keys), sorted(keys, key=lambda key: key[::-1])):
             for key, said in _apart(order, words).items():
                 assert said == alone[key], key
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        [],
+        ["a.lora_A.weight", "a.lora_B.weight"],
+        ["a.lora_A.weight", "a.lora_A.default.weight", "b.alpha"],
+        ["a.lora_A.default"],
+        ["a.lora_A.weight\nx", "b.lora_B.weight"],
+        ["a.lora_A.weight", "default.weight"],
+        ["a.lora_A", ".default.weight"],
+        ["a.lora_embedding_A.x", "a.lora_A.bias"],
+    ],
+)
+def test_one_search_tells_whether_any_key_names_an_adapter(keys):
+    assert any_names_an_adapter(keys) == any(map(names_an_adapter, keys))

@@ -30,6 +30,8 @@ def two(first: list[int], second: list[int]) -> dict[str, Any]:
     }
 
 
+HALF = {"dtype": "U8", "shape": [1, 4], "data_offsets": [0, 4]}  # of the data
+
 # what is wrong → (bytes, tensor that must be named, words of the message)
 ATTACKS: dict[str, tuple[bytes, str | None, str]] = {
     "empty file": (b"", None, "shorter than the 8 bytes"),
@@ -66,6 +68,17 @@ ATTACKS: dict[str, tuple[bytes, str | None, str]] = {
                          "impossible shape"),
     "object for a shape": (raw_file({"a": {"dtype": "U8", "shape": {}, "data_offsets": [0, 1]}}), "a",
                            "impossible shape"),
+    "true for 1, as in the tensor before": (
+        raw_file({"a": HALF, "b": HALF | {"shape": [True, 4], "data_offsets": [4, 8]}}),
+        "b", "impossible shape",
+    ),
+    "1.0 for 1, as in the tensor before": (
+        raw_file({"a": HALF, "b": HALF | {"shape": [1.0, 4], "data_offsets": [4, 8]}}),
+        "b", "impossible shape",
+    ),
+    "another name for the dtype": (
+        raw_file({"a": {"type": "F32", "shape": [2], "data_offsets": [0, 8]}}), "a", "lacks",
+    ),
     "fractional dimension": (raw_file({"a": ONE | {"shape": [2.0]}}), "a", "impossible shape"),
     "NaN dimension": (raw_file(b'{"a": {"dtype": "F32", "shape": [NaN], "data_offsets": [0, 8]}}'),
                       "a", "impossible shape"),

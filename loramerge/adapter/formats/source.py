@@ -22,6 +22,7 @@ class AdapterSource:
         translated: the program whose own format was read as a dialect's; None for files of a dialect.
         model: the model in words, where the file itself names one that is not of a family.
         llama_cpp: see `info.Info`.
+        numbers: key → value of alphas and scales that were read already, all together.
     """
 
     path: str
@@ -33,6 +34,7 @@ class AdapterSource:
     translated: str | None = None
     model: str | None = None
     llama_cpp: dict[str, str | int] = field(default_factory=dict)
+    numbers: dict[str, float] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
