@@ -35,7 +35,7 @@ def record(cls: type[T], /) -> type[T]: ...
 
 @overload
 def record(
-    *, eq: bool = True, kw_only: bool = False, frozen: bool = True
+    *, eq: bool = True, kw_only: bool = False, frozen: bool = True, repr: bool = True
 ) -> Callable[[type[T]], type[T]]: ...
 
 
@@ -47,6 +47,7 @@ def record(
     eq: bool = True,
     kw_only: bool = False,
     frozen: bool = True,
+    repr: bool = True,
 ) -> type[T] | Callable[[type[T]], type[T]]:
     """Make a class a frozen dataclass; use it where `dataclass(frozen=True)` would stand.
 
@@ -54,6 +55,7 @@ def record(
         eq: whether instances are equal where their fields are; otherwise each equals itself alone.
         kw_only: whether all fields are given by name.
         frozen: whether fields keep their values. Others cannot be compared by them (`eq=False`).
+        repr: whether `repr` shows the fields; otherwise that of a base stands.
     """
 
     def make(cls: type[T]) -> type[T]:
@@ -62,7 +64,8 @@ def record(
         made.__match_args__ = made._record.positional  # type: ignore[misc]
         for name in ("__dataclass_fields__", "__dataclass_params__"):
             setattr(made, name, _Late(made, name))
-        shared = _SHARED | (_FROZEN if frozen else {}) | (_COMPARED if eq else {})
+        chosen = ((frozen, _FROZEN), (repr, _SHOWN), (eq, _COMPARED))
+        shared = _SHARED | {n: f for wanted, some in chosen if wanted for n, f in some.items()}
         for name, function in shared.items():
             if name not in cls.__dict__:
                 setattr(made, name, function)
@@ -72,7 +75,7 @@ def record(
 
 
 class _Fields:
-    """What making, showing and comparing records of a class needs to know of its fields.
+    """The fields of a class, as making, showing and comparing its records need them.
 
     Args:
         kw_only: see `record`.
@@ -226,8 +229,12 @@ def replaced(one: T, **changes: Any) -> T:
     return type(one)(**same, **changes)
 
 
-_SHARED: dict[str, Callable[..., Any]] = {"__init__": _init, "__repr__": _repr}
-_FROZEN = {"__setattr__": _refuse_setting, "__delattr__": _refuse_deleting}
+_SHARED: dict[str, Callable[..., Any]] = {"__init__": _init}
+_SHOWN: dict[str, Callable[..., Any]] = {"__repr__": _repr}
+_FROZEN: dict[str, Callable[..., Any]] = {
+    "__setattr__": _refuse_setting,
+    "__delattr__": _refuse_deleting,
+}
 _COMPARED: dict[str, Callable[..., Any]] = {"__eq__": _eq, "__hash__": _hash}
 
 

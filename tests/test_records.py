@@ -160,6 +160,18 @@ def test_a_record_may_be_mutable():
         Loose(1, [], "by position")
 
 
+def test_the_repr_of_a_base_may_stand():
+    class Base:
+        def __repr__(self):
+            return "base"
+
+    @record(repr=False)
+    class Quiet(Base):
+        size: int = 1
+
+    assert repr(Quiet()) == "base"
+
+
 @record
 class Derived(Named):
     """One with fields of its own after those of its base."""

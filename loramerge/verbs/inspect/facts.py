@@ -86,7 +86,7 @@ class Inspect:
         return [(replaced(self, files=tuple(file.path for file in result.files)), result)]
 
 
-@record(eq=False, frozen=False)
+@record(eq=False, frozen=False, repr=False)
 class Inspected(Shown):
     """The facts about one file; the names are those of `--json`."""
 
