@@ -9,6 +9,7 @@ alone does not belong to it, and the result says so.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from loramerge.dialects import DIALECTS, stem_table
@@ -19,6 +20,7 @@ from loramerge.dialects.relatives import of_larger_relative, of_smaller_relative
 from loramerge.dialects.spec import probe_stems
 from loramerge.errors import listed
 from loramerge.families import FAMILIES, Family
+from loramerge.families.spec import ATTENTION
 
 __all__ = ["detect"]
 
@@ -108,10 +110,11 @@ def detect(groups: Sequence[Group], shapes: Shapes, metadata: Mapping[str, str])
         what = f"{fit.named} of {len(groups)} modules match by name, {fit.exact} by shape too"
         sure = any(family.metadata.likeness(metadata.get(key, "")) for key in _METADATA_KEYS)
         twins = tuple(other.title for other in tied if other is not family)
-        if not sure and _is_attention(family, groups):
+        if not sure and _is_shared(family, groups):
             twins = family.twins
         if twins:
-            part = "the attention" if twins == family.twins else "what it changes"
+            attention = twins == family.twins and family.shared == ATTENTION
+            part = "the attention" if attention else "what it changes"
             same = all(_meaning(one, groups) == _meaning(family, groups) for one in tied)
             names = "the same names and shapes" if same else "these names, too, for other modules"
             what += f"; {part} of {listed(list(twins), 9)} has {names}"
@@ -127,7 +130,7 @@ def detect(groups: Sequence[Group], shapes: Shapes, metadata: Mapping[str, str])
     return Detection(
         tuple(tied),
         "names and shapes fit all of these, and the metadata names none of them",
-        twins=tuple(twin for f in tied if _is_attention(f, groups) for twin in f.twins),
+        twins=tuple(twin for f in tied if _is_shared(f, groups) for twin in f.twins),
     )
 
 
@@ -136,9 +139,10 @@ def _without_twins(families: Sequence[Family]) -> list[Family]:
     return [f for f in families if not any(f.title in other.twins for other in families)]
 
 
-def _is_attention(family: Family, groups: Sequence[Group]) -> bool:
-    """Return whether all modules are attention's."""
-    return all("attn" in m for found in _meanings(family, groups) for m in found or ("attn",))
+def _is_shared(family: Family, groups: Sequence[Group]) -> bool:
+    """Return whether the family's twins have all modules too."""
+    known = (module for found in _meanings(family, groups) for module in found or ())
+    return all(re.search(family.shared, module) for module in known)
 
 
 def _resembling(like: Mapping[Family, FamilyFit]) -> Detection:

@@ -18,6 +18,7 @@ from loramerge.families.usual import Usual
 from loramerge.records import NamedTuple, record
 
 __all__ = [
+    "ATTENTION",
     "Component",
     "Family",
     "Layer",
@@ -34,6 +35,8 @@ __all__ = [
 # "base" is a weight that an adapter brings along, to be changed in place of the base's own
 Parameter = Literal["weight", "bias", "base"]
 Layer = Literal["linear", "conv", "norm", "embedding", "matrix"]
+
+ATTENTION = "attn"  # what is in the names of its modules
 
 
 class Module(NamedTuple):
@@ -188,6 +191,7 @@ class Family:
         sizes: for each other network of the same names, its sizes by those that `build` gives.
         twins: models of other families whose attention has the same names and shapes, by the titles
             of those that are families here; an adapter that fits both is taken for this family's.
+        shared: pattern of the modules that the twins have too.
         shapes_only: it is a small network named as large ones are, so that names alone do not make it.
         common_dialect: the dialect most programs of this family write.
         programs: program → the dialect it reads best, where it is not the one for most families.
@@ -221,6 +225,7 @@ class Family:
     probes: tuple[str, ...] = ()
     sizes: tuple[Mapping[int, int], ...] = ()
     twins: tuple[str, ...] = ()
+    shared: str = ATTENTION
     shapes_only: bool = False
     common_dialect: str = "kohya"
     programs: Mapping[str, str] = field(default_factory=dict, repr=False)

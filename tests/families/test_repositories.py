@@ -331,12 +331,28 @@ def test_an_adapter_of_qwen3_vl_is_of_no_family(tmp_path: Path) -> None:
     assert load(write(_lora(encoder), tmp_path / "c.safetensors")).family is None
 
 
-def test_an_adapter_of_the_attention_alone_may_be_one_of_qwen3_vl(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {
+            "language_model.layers.3.mlp.up_proj": (12288, 4096),
+            "visual.blocks.0.attn.proj": (1152, 1152),
+        },
+    ],
+)
+def test_an_adapter_without_pixels_may_be_one_of_qwen3_vl(
+    tmp_path: Path, more: Mapping[str, tuple[int, int]]
+) -> None:
     """It is taken for HiDream's where a program for pictures wrote it, and the result says so."""
-    name = "model.language_model.layers.3.self_attn.v_proj"
-    found = load(write(_lora({name: (1024, 4096)}), tmp_path / "a.safetensors"))
+    names = {"language_model.layers.3.self_attn.v_proj": (1024, 4096), **more}
+    stems = {f"model.{name}": shape for name, shape in names.items()}
+    found = load(write(_lora(stems), tmp_path / "a.safetensors"))
     assert found.family is FAMILIES["hidream-o1"]
     assert found.info.detection.twins == ("Qwen3-VL 8B",)
+    assert "what it changes of Qwen3-VL 8B has the same names" in found.info.detection.reason
+    pixels = stems | {"model.x_embedder.proj1": (1024, 3072)}
+    assert not load(write(_lora(pixels), tmp_path / "b.safetensors")).info.detection.twins
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,7 @@ FAMILY = Family(
         r"|^model\.language_model\.layers\.\d+\.(?:self_attn|mlp)\.[a-z]+_proj$"
     ),
     twins=("Qwen3-VL 8B",),
+    shared=r"^transformer\.(?:model\.(?:language_model|visual)\.|lm_head$)",
     common_dialect="comfyui",
     programs={"comfyui": "comfyui"},
     one_alpha=False,
