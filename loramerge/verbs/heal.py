@@ -254,9 +254,8 @@ def predict(parameters: Heal, context: Context = Context()) -> Prediction:
     adapter = replace(source.adapter, info=whole)
     terms = {site: [Term(delta)] for site, delta in adapter.deltas.items()}
     output = output_of(parameters, source.adapters)
-    return predict_adapter(
-        adapter, terms, RankRule(), output, source.step("heal", parameters), context
-    )
+    made = source.step("heal", parameters)
+    return predict_adapter(adapter, terms, RankRule(), output, made, context, keeps_types=True)
 
 
 _FIGURES = (

@@ -67,6 +67,8 @@ def check(verb: str, values: dict[str, Any]) -> None:
         ("convert", {"adapter": "zuzu", "to": "diffusers"}),
         ("convert", {"adapter": "zuzu", "to": "peft", "keep": ["*attn2*"]}),
         ("convert", {"adapter": "zuzu", "to_lora": True, "rank": 3}),
+        ("heal", {"adapter": "zuzu"}),
+        ("heal", {"adapter": "a.safetensors", "dtype": "float32"}),
         ("bake", {"base": "tiny", "adapters": ["zuzu"]}),
         ("merge", {"models": ["tiny:0.5", "tiny-outlined:0.5"]}),
     ],
