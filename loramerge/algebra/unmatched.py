@@ -48,7 +48,11 @@ def unmatched_blocks(rules: PerModule[Any], adapter: Adapter) -> Iterator[str]:
     modules = (
         Site((module,), site.parameter) for site in adapter.deltas for module in site.modules
     )
-    if own and not any(label_of(one) in own for one in modules):
+    if not own or any(label_of(one) in own for one in modules):
+        return
+    if rules.depth:  # whose values for blocks nobody wrote
+        yield "depth=" + ",".join(map(shown, rules.depth))
+    else:
         yield from (f"{label}={shown(value)}" for label, value in own.items())
 
 

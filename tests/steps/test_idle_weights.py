@@ -127,6 +127,12 @@ def test_blocks(blocks: tuple[float, ...], modules: list[str], expected: list[st
     assert list(unmatched_blocks(Weight(blocks=blocks), of_sd15(*modules))) == expected
 
 
+def test_depth_is_told_as_it_was_written() -> None:
+    only_text = of_sd15("text_encoder.text_model.encoder.layers.0.mlp.fc1")
+    assert list(unmatched_blocks(Weight(depth=(1.0, 0.5)), only_text)) == ["depth=1,0.5"]
+    assert list(unmatched_blocks(Weight(depth=(1.0, 0.5)), of_sd15(MID))) == []
+
+
 def test_blocks_that_are_refused_elsewhere_are_not_told_here() -> None:
     assert list(unmatched_blocks(Weight(blocks=vector(MID=0.0)), lm.load("zuzu"))) == []
 
