@@ -171,15 +171,39 @@ KINDS: Mapping[str, Make] = {
 # differences of vectors stand beside a difference of the weight, or alone
 VECTORS = ("bias", "lone bias", "norm")
 
+_RADIANCE = r"^transformer\.(?:img_in_patch|nerf_)"
+_LATENTS = r"^transformer\.(?:x_embedder|proj_out)$"
+_IMAGES = r"image_embedder|attn2\.(?:add_[kv]_proj|norm_added_k)$"
+_VACE, _ANIMATE = r"^transformer\.vace_", r"^transformer\.(?:face_adapter|pose_patch)"
+_S2V = r"^transformer\.(?:audio_|casual_|cond_encoder|frame_packer|trainable_cond_mask)"
+# family → the networks that no checkpoint holds together: pattern of the modules that each lacks
+NETWORKS: Mapping[str, Mapping[str, str]] = {
+    "chroma": {
+        "latents": _RADIANCE,
+        "radiance": rf"{_LATENTS}|nerf_final_layer_conv",
+        "radiance, conv": rf"{_LATENTS}|nerf_final_layer\.",
+    },
+    "wan": {
+        "vace": rf"{_IMAGES}|{_ANIMATE}|{_S2V}",
+        "animate": rf"{_VACE}|{_S2V}",
+        "s2v": rf"{_IMAGES}|{_VACE}|{_ANIMATE}",
+    },
+}
 
-def adapter_of(family: str, kind: str) -> Adapter:
+
+def adapter_of(family: str, kind: str, lacks: str = "") -> Adapter:
     """An adapter of a kind in small shapes.
 
     LoRA is on every layer of a family; other kinds are on the first and the last of each sort. Layers
     are of one sort where their names differ by the numbers of blocks alone.
+
+    Args:
+        lacks: pattern of the modules that it is not to have, as in `NETWORKS`; none by default.
     """
     found: dict[Site, Delta] = {}
     for name, module in layers(family, every=kind == "lora"):
+        if lacks and re.search(lacks, name):
+            continue
         found |= {Site((name,), p): d for p, d in _deltas(name, module, kind)}
     info = Info(detection=Detection((FAMILIES[family],), "made in memory"), dtype="F32")
     return Adapter(found, {}, info)
@@ -277,11 +301,13 @@ def places(
     return found
 
 
-def job_of(family: str) -> dict[str, Any]:
-    """Return the job of a reader for a family; see `readers.job.Job`."""
+def job_of(family: str, lacks: str = "") -> dict[str, Any]:
+    """Return the job of a reader for a family, or for one of its `NETWORKS`; see `readers.job.Job`."""
     network: dict[str, tuple[int, ...]] = {}
     encoders: dict[str, dict[str, tuple[int, ...]]] = {}
     for (module, _), ((tag, _, _), shape) in places(family).items():
+        if lacks and re.search(lacks, module):
+            continue
         component = module.partition(".")[0]
         if component.startswith("text_encoder"):
             encoders.setdefault(component, {})[tag.partition(".")[2]] = shape
@@ -291,6 +317,7 @@ def job_of(family: str) -> dict[str, Any]:
         f"{module.partition('.')[2]}.{parameter}": (tag, *rows, swapped)
         for (module, parameter), ((tag, rows, swapped), _) in places(family).items()
         if not module.startswith("text_encoder") and tag.endswith((".weight", ".bias"))
+        if not (lacks and re.search(lacks, module))
     }
     return {"family": family, "network": network, "encoders": encoders, "plain": plain}
 

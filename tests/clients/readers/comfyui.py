@@ -71,6 +71,9 @@ TABLES = {
     "ovis-image": {},
 }
 
+# families whose original files are whole checkpoints, with names after a prefix
+WRAPPED = frozenset({"hidream-o1"})
+
 
 def _network(job: Job) -> tuple[Any, dict[str, str]]:
     """The model, and its own names → the names of the original file."""
@@ -80,6 +83,9 @@ def _network(job: Job) -> tuple[Any, dict[str, str]]:
     }
     state |= {name: torch.zeros(shape) for name, shape in TABLES.get(job.family, {}).items()}
     tags = {id(tensor): name for name, tensor in state.items()}
+    if job.family in WRAPPED:
+        head = DETECT.unet_prefix_from_state_dict(state)
+        state = {name.removeprefix(head): tensor for name, tensor in state.items()}
     config = DETECT.model_config_from_unet(dict(state), "")
     assert config is not None, f"ComfyUI does not know {job.family}"
     model = config.get_model(dict(state), "", device="meta")

@@ -33,7 +33,7 @@ _TEXT_NORMS = r"^text_encoder.*(?:layer_?norm|embeddings)"
 PROGRAM = Program(
     name="comfyui",
     title="ComfyUI",
-    version="0.26.0",
+    version="0.29.0",
     order=1,
     reads=(
         Reads(("kohya",), ("sd15", "sd21", "sdxl"), _UNET, _TEXT_NORMS, tried=(*_UNET, *_UNREAD)),
@@ -69,6 +69,15 @@ PROGRAM = Program(
                 *("ernie-image", "kandinsky5", "auraflow"),
             ),
             _SPLIT,
+            tried=(*_SPLIT, *_UNREAD),
+        ),
+        Reads(("comfyui", "kohya", "bare"), ("omnigen2",), _SPLIT, tried=(*_SPLIT, *_UNREAD)),
+        # the head for words and what the deep layers see of pictures are dropped
+        Reads(
+            ("comfyui",),
+            ("hidream-o1",),
+            _SPLIT,
+            r"\.(?:lm_head$|visual\.deepstack_merger_list\.)",
             tried=(*_SPLIT, *_UNREAD),
         ),
         # 2.3 has these layers, which are made only by the configuration in a checkpoint's header; the
