@@ -71,7 +71,8 @@ PROGRAM = Program(
             _SPLIT,
             tried=(*_SPLIT, *_UNREAD),
         ),
-        Reads(("comfyui", "kohya", "bare"), ("omnigen2",), _SPLIT, tried=(*_SPLIT, *_UNREAD)),
+        # of this one, the usual kinds alone were tried, on the first and the last layer of each sort
+        Reads(("comfyui", "kohya", "bare"), ("omnigen2",), _USUAL, tried=_USUAL),
         # the head for words and what the deep layers see of pictures are dropped
         Reads(
             ("comfyui",),
