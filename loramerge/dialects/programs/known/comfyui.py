@@ -72,7 +72,8 @@ PROGRAM = Program(
             tried=(*_SPLIT, *_UNREAD),
         ),
         # of this one, the usual kinds alone were tried, on the first and the last layer of each sort
-        Reads(("comfyui", "kohya", "bare"), ("omnigen2",), _USUAL, tried=_USUAL),
+        Reads(("comfyui",), ("omnigen2",), _USUAL, tried=_USUAL),
+        Reads(("kohya", "bare"), ("omnigen2",), _USUAL, r"\.image_index_embedding$", tried=_USUAL),
         # the head for words and what the deep layers see of pictures are dropped
         Reads(
             ("comfyui",),
