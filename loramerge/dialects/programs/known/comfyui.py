@@ -71,9 +71,15 @@ PROGRAM = Program(
             _SPLIT,
             tried=(*_SPLIT, *_UNREAD),
         ),
-        # of this one, the usual kinds alone were tried, on the first and the last layer of each sort
-        Reads(("comfyui",), ("omnigen2",), _USUAL, tried=_USUAL),
-        Reads(("kohya", "bare"), ("omnigen2",), _USUAL, r"\.image_index_embedding$", tried=_USUAL),
+        # of this one, these kinds alone were tried, on the first and the last layer of each sort
+        Reads(("comfyui",), ("omnigen2",), ("lora",), tried=("lora",)),
+        Reads(
+            ("bare",),
+            ("omnigen2",),
+            ("lora", "full"),
+            r"\.image_index_embedding$",
+            tried=("lora", "full"),
+        ),
         # the head for words and what the deep layers see of pictures are dropped
         Reads(
             ("comfyui",),
