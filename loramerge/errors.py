@@ -175,6 +175,10 @@ class LoramergeError(Exception):
 
     def text(self, spell: Callable[[Setting], str] = in_python) -> str:
         """Return the whole message, the settings of its hint in the reader's language."""
+        return spelled(self.message(), spell)
+
+    def message(self) -> Message:
+        """Return the whole message, the settings of its hint not spelled yet."""
         step = f"step {self.step}" if self.step else None
         where = ": ".join(part for part in (step, self.file, self.module) if part)
         text = f"{where}: {self.problem}" if where else self.problem
@@ -182,9 +186,10 @@ class LoramergeError(Exception):
             text += f"\n  expected: {self.expected}"
         if self.found is not None:
             text += f"\n  found: {self.found}"
-        if self.hint:
-            text += f"\n  hint: {spelled(self.hint, spell)}"
-        return text
+        if not self.hint:
+            return text
+        hint = (self.hint,) if isinstance(self.hint, str) else self.hint
+        return (f"{text}\n  hint: ", *hint)
 
 
 class UsageError(LoramergeError):

@@ -8,15 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from loramerge.checkpoint import CheckpointFile
-from loramerge.errors import Setting, listed
-from loramerge.events import Event, Note, Warn
-from loramerge.files.dtypes import DTYPES
-from loramerge.steps.loss import LEAST, wider_type
+from loramerge.errors import listed
+from loramerge.events import Event, Note
 from loramerge.steps.shown import Shown
 from loramerge.stream.edits import BakePlan, Edit
 from loramerge.stream.survival import Survival, Totals
 
-__all__ = ["BakeResult", "add_forecast", "add_survival", "described", "losses", "storage_of"]
+__all__ = ["BakeResult", "add_forecast", "add_survival", "described", "grown", "storage_of"]
 
 
 @dataclass(repr=False)
@@ -31,6 +29,7 @@ class BakeResult(Shown):
         change: ‖ΔW‖ / ‖W‖ over the modules that change.
         worst: the module with the largest relative error, and this error.
         estimated: from how many tensors the forecast of a dry run is; None if from all.
+        refused: of a dry run, the exit code with which the run would end; None if none is foreseen.
         storage: the form that weights get, where it is another; how many tensors have it; and
             ‖W_written − W‖ / ‖W‖ over all tensors that are stored anew, None for a dry run.
         drift: block → (relative distance of the bases, the same inside the adapters' subspace), where
@@ -57,9 +56,15 @@ class BakeResult(Shown):
     change: float | None = None
     worst: tuple[str, float] | None = None
     estimated: str | None = None
+    refused: int | None = None
     storage: dict[str, Any] | None = None
     drift: dict[str, tuple[float, float]] | None = None
     drift_total: tuple[float, float] | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """0, or that of the refusal which a dry run foresees."""
+        return self.refused or 0
 
     def json(self) -> dict[str, Any]:
         """Return the object that `--json` prints."""
@@ -86,7 +91,7 @@ class BakeResult(Shown):
             "scale_applied": 1.0,
             "change": self.change,
             "worst": {"module": worst[0], "relative_error": worst[1]} if worst else None,
-            **({"estimated": self.estimated} if self.dry_run else {}),
+            **({"estimated": self.estimated, "refused": self.refused} if self.dry_run else {}),
             "storage": self.storage,
             "drift": self.drift,
             "drift_total": self.drift_total,
@@ -94,15 +99,15 @@ class BakeResult(Shown):
         }
 
 
-def described(file: CheckpointFile, name: str, edit: Edit) -> dict[str, Any]:
-    """Return an edit as listed by a dry run."""
+def described(plan: BakePlan, file: CheckpointFile, name: str, edit: Edit) -> dict[str, Any]:
+    """Return an edit as listed by a dry run, with the type that the tensor will have."""
     return {
         "file": str(file.relative),
         "tensor": name,
         "module": edit.site.name,
         "rows": list(edit.place.rows),
         "shape": list(edit.place.shape),
-        "dtype": DTYPES[edit.place.tensor.dtype].word,
+        "dtype": plan.written(file, name, edit),
         "adapters": len(edit.deltas),
     }
 
@@ -144,20 +149,10 @@ def storage_of(plan: BakePlan) -> dict[str, Any] | None:
     return {"name": plan.conversion.label, "tensors": counts, "relative_error": None}
 
 
-def losses(plan: BakePlan, totals: Totals) -> Iterator[Event]:
-    """Yield notes on scales that grew, and the remedies where little of the change was kept."""
+def grown(totals: Totals) -> Iterator[Event]:
+    """Yield a note on scales that grew."""
     if totals.rescaled:
         yield Note(
             f"{len(totals.rescaled)} tensors got a larger scale, because their new values did "
             f"not fit the old one: {listed(totals.rescaled, 3)}"
-        )
-    if totals.survived < LEAST:
-        yield Warn(
-            (
-                f"only {100 * totals.survived:.0f} % of the change was kept after rounding to "
-                f"{', '.join(plan.dtypes)}; it is kept on average with ",
-                Setting("rounding", "stochastic"),
-                ", or nearly all of it with ",
-                Setting("keep_touched", DTYPES[wider_type(plan)].word),
-            )
         )

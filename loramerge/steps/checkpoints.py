@@ -10,11 +10,13 @@ from pathlib import Path
 from loramerge.adapter import Adapter
 from loramerge.adapter.metadata import RECIPE_KEY
 from loramerge.checkpoint import Checkpoint
-from loramerge.errors import UsageError, listed, suggestion
+from loramerge.errors import AdapterError, Setting, UsageError, listed, suggestion
+from loramerge.events import Warn
 from loramerge.families.components import COMPONENT_WORDS
 from loramerge.files.digest import PLACEHOLDER
 from loramerge.steps.inside import inputs_in, inside, total_of
 from loramerge.steps.outputs import checkpoint_output, default_name
+from loramerge.steps.parameters import Context
 from loramerge.steps.provenance import (
     FileInput,
     Made,
@@ -24,7 +26,6 @@ from loramerge.steps.provenance import (
 )
 
 __all__ = [
-    "already_inside",
     "bytes_of",
     "check_output",
     "components_of",
@@ -32,6 +33,7 @@ __all__ = [
     "header_of_bases",
     "label_of",
     "left_out",
+    "require_once",
 ]
 
 Late = Future[Mapping[str, str]] | None  # entries of a header that follow while data is written
@@ -101,7 +103,33 @@ def left_out(adapters: Iterable[Adapter]) -> Iterator[str]:
             yield f"{adapter.label}: a checkpoint cannot hold embeddings, left out: {names}"
 
 
-def already_inside(base: FileInput, made: Made | None) -> Iterator[tuple[str, bool]]:
+def require_once(base: FileInput, made: Made | None, context: Context, *, again: bool) -> None:
+    """Refuse an adapter that the base holds already, according to its header.
+
+    Args:
+        again: whether it may be added once more.
+
+    Raises:
+        AdapterError: naming it.
+    """
+    for name, alone in _already_inside(base, made):
+        text = f"{name} is baked into this base already"
+        if not alone:
+            text = f"{name} is a part of what is baked into this base already"
+        elif not (again or context.allow_again):
+            raise AdapterError(
+                text,
+                file=base.path,
+                found="the recipe in its header",
+                hint=(
+                    "give the base without it, as `loramerge unbake` makes it; or add it once more: ",
+                    Setting("allow_again", True),
+                ),
+            )
+        context.notify(Warn(text))
+
+
+def _already_inside(base: FileInput, made: Made | None) -> Iterator[tuple[str, bool]]:
     """Yield the adapters that are in the base already, according to its header: name, whether alone.
 
     One that was baked and taken out again is not in it. One that is only a part of what was baked, such

@@ -7,18 +7,26 @@ from dataclasses import replace
 from typing import Any
 
 from loramerge.checkpoint import CheckpointFile
-from loramerge.errors import NumericsError, Setting
+from loramerge.errors import Message, NumericsError, Setting
 from loramerge.events import Notify, ignore
 from loramerge.files.dtypes import DTYPES
+from loramerge.steps.rounding_words import LEAST, rounding_words
 from loramerge.stream.bake import survey
 from loramerge.stream.edits import BakePlan, Edit
 from loramerge.stream.on_grid import WAYS
 from loramerge.stream.stored_anew import forms_in
-from loramerge.stream.survival import Survival, totals_of
+from loramerge.stream.survival import Survival, Totals, totals_of
 
-__all__ = ["LEAST", "WHOLE", "estimated_from", "forecast", "require_kept", "wider_type"]
+__all__ = [
+    "WHOLE",
+    "estimated_from",
+    "forecast",
+    "require_kept",
+    "warned_of",
+    "wider_type",
+]
 
-LEAST = 0.9  # share of the change that must be kept
+_SURE = 0.8  # share kept by some tensors, below which all of them keep less than `LEAST`
 _SAMPLES = 4  # tensors on which remedies are measured
 WHOLE = 64 << 20  # bytes of changed tensors that a forecast reads; half a second on one core
 _FORECAST = 32  # tensors on which it is measured where all of them have more
@@ -38,8 +46,14 @@ def require_kept(
         NumericsError: naming remedies, with what they keep of the change of a few tensors.
     """
     totals = totals_of(survivals)
-    if totals is None or totals.survived >= LEAST:
-        return
+    if totals is not None and totals.survived < LEAST:
+        raise _refusal(plan, totals, seed, threads)
+
+
+def _refusal(
+    plan: BakePlan, totals: Totals, seed: int | None, threads: int | None
+) -> NumericsError:
+    """Return the error of a result that keeps too little, with what remedies keep."""
     shares = ", ".join(plan.dtypes)
     hint: list[str | Setting] = []
     for setting, other, number in _remedies(_sampled(plan, _SAMPLES), seed):
@@ -49,7 +63,7 @@ def require_kept(
                 f"keeps {100 * found.survived:.0f} %, relative error {found.relative_error:.2g}"
             )
             hint += [setting, f" {figures}; "]
-    raise NumericsError(
+    return NumericsError(
         f"only {100 * totals.survived:.0f} % of the change would be kept after rounding to {shares}",
         file=plan.checkpoint.path,
         module=totals.worst.module,
@@ -85,33 +99,63 @@ def _remedies(plan: BakePlan, seed: int | None) -> Iterator[Remedy]:
             yield Setting("keep_touched", DTYPES[wider].word), plan, seed
 
 
+def warned_of(
+    plan: BakePlan, kept: float, relative_error: float, seed: int | None
+) -> Iterator[Message]:
+    """Yield the warning of what rounding takes from a bake, or adds to it; nothing if it is little.
+
+    Args:
+        kept, relative_error: of the change, as the bake reports them.
+        seed: of stochastic rounding, None where it rounds to nearest.
+    """
+    remedies: list[str | Setting] = []
+    wider = DTYPES[wider_type(plan)].word
+    if kept < LEAST and seed is None and not plan.onto and plan.conversion is None:
+        remedies += ["it is kept on average with ", Setting("rounding", "stochastic"), "; "]
+    if plan.conversion is not None:
+        remedies += ["give a type of more bits as ", Setting("storage")]
+    else:
+        word = "keep_touched" if plan.dtype is None else "dtype"
+        remedies += ["nearly all of it is kept as it is with ", Setting(word, wider)]
+    yield from rounding_words(kept, relative_error, plan.dtypes, tuple(remedies))
+
+
 def forecast(
-    plan: BakePlan, seed: int | None, *, threads: int | None = None, notify: Notify = ignore
-) -> dict[str, Any] | None:
+    plan: BakePlan,
+    seed: int | None,
+    *,
+    allow_loss: bool,
+    threads: int | None = None,
+    notify: Notify = ignore,
+) -> tuple[dict[str, Any], NumericsError | None] | None:
     """Return how much of a change rounding will keep, measured without writing; None without a change.
 
     All tensors that change are measured if they are small enough, else some of them.
 
     Args:
         seed: of stochastic rounding, None where it rounds to nearest.
+        allow_loss: whether the bake may keep little.
 
     Returns:
         `kept` and `relative_error` as the bake reports them, `change` (‖ΔW‖ / ‖W‖), the `worst` module,
-        and `estimated`: from how many of the changed tensors, None if from all.
+        and `estimated`: from how many of the changed tensors, None if from all. Then the error that the
+        bake will end with, None if none is foreseen: some tensors must keep clearly too little for it.
     """
     some = plan if _bytes(plan) <= WHOLE else _sampled(plan, _FORECAST)
     totals = totals_of(survey(some, seed=seed, threads=threads, notify=notify))
     if totals is None:
         return None
-    worst = totals.worst
-    return {
+    worst, estimated = totals.worst, estimated_from(len(_names(some)), len(_names(plan)))
+    least = LEAST if estimated is None else _SURE
+    refused = not allow_loss and totals.survived < least
+    found = {
         "kept": totals.survived,
         "relative_error": totals.relative_error,
         "change": totals.change,
         "worst": {"module": worst.module, "relative_error": worst.relative_error},
-        "least": LEAST,
-        "estimated": estimated_from(len(_names(some)), len(_names(plan))),
+        "estimated": estimated,
     }
+    return found, _refusal(plan, totals, seed, threads) if refused else None
 
 
 def estimated_from(measured: int, tensors: int) -> str | None:

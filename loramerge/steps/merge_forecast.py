@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from loramerge.algebra.operator import Operator
+from loramerge.errors import Message, Setting, in_recipe, spelled
 from loramerge.events import Notify, ignore
+from loramerge.files.dtypes import DTYPES
 from loramerge.steps.loss import WHOLE, estimated_from
+from loramerge.steps.rounding_words import rounding_words
 from loramerge.stream.merge_plan import MergePlan
 from loramerge.stream.merge_survey import Surveyed, survey
 from loramerge.stream.survival import totals_of
 
-__all__ = ["forecast", "why_unknown"]
+__all__ = ["forecast", "types_of", "warned_of", "why_unknown"]
 
 _MOST = 32  # tensors on which it is measured,
 _LEAST = 8  # but so many of each storage, and so many parameters that change
@@ -29,6 +32,27 @@ def why_unknown(operator: Operator) -> str | None:
     )
 
 
+def types_of(plan: MergePlan) -> list[str]:
+    """Return the types of the merged tensors, as written, in words."""
+    stored = {
+        plan.dtype or blend.target.tensor.dtype
+        for tensors in plan.blends.values()
+        for blends in tensors.values()
+        for blend in blends
+    }
+    return sorted(DTYPES[dtype].word for dtype in stored)
+
+
+def warned_of(plan: MergePlan, kept: float, relative_error: float) -> Iterator[Message]:
+    """Yield the warning of what rounding takes from a merge, or adds to it; nothing if it is little.
+
+    Args:
+        kept, relative_error: of the change, as the merge reports them.
+    """
+    remedies = ("nearly all of it is kept as it is with ", Setting("dtype", "float32"))
+    yield from rounding_words(kept, relative_error, types_of(plan), remedies)
+
+
 def forecast(
     plan: MergePlan, *, threads: int | None = None, notify: Notify = ignore
 ) -> dict[str, Any] | None:
@@ -39,8 +63,8 @@ def forecast(
 
     Returns:
         `kept` and `relative_error` as the merge reports them (`survived`), `change` (‖ΔW‖ / ‖W‖), the
-        `worst` module, the first two for each of the `storages`, and `estimated`: from how many of the
-        computed tensors, None if from all.
+        `worst` module, the first two for each of the `storages`, `estimated`: from how many of the
+        computed tensors, None if from all, and `warnings` of what rounding takes or adds.
     """
     share = 1.0 if _bytes(plan) <= WHOLE else min(1.0, _MOST / max(1, plan.merged))
     found = survey(plan, share, _LEAST, threads=threads, notify=notify)
@@ -63,6 +87,10 @@ def forecast(
             {"storage": name, "kept": own.survived, "relative_error": own.relative_error}
             for name, part in found.items()
             if (own := totals_of(part.survivals)) is not None
+        ],
+        "warnings": [
+            spelled(text, in_recipe)
+            for text in warned_of(plan, totals.survived, totals.relative_error)
         ],
     }  # fmt: skip
 

@@ -76,19 +76,14 @@ class BakePlan:
     @property
     def dtypes(self) -> list[str]:
         """Types of the tensors that change, as users name them, after the bake."""
-        found = set()
-        for file, name, edit in self.all_edits():
-            tensor = edit.place.tensor
-            found.add(
-                DTYPES[tensor.written].word
-                if isinstance(tensor, Composed)
-                else self._written(file, name, tensor.dtype)
-            )
-        return sorted(found)
+        return sorted({self.written(*one) for one in self.all_edits()})
 
-    def _written(self, file: CheckpointFile, name: str, dtype: str) -> str:
+    def written(self, file: CheckpointFile, name: str, edit: Edit) -> str:
         """Return the type in which a tensor that changes is written, as users name it."""
-        old = DTYPES[dtype]
+        tensor = edit.place.tensor
+        if isinstance(tensor, Composed):
+            return DTYPES[tensor.written].word
+        old, dtype = DTYPES[tensor.dtype], tensor.dtype
         if self.wider is not None and old.bits < DTYPES[self.wider].bits * old.elements:
             return DTYPES[self.wider].word
         anew = {} if self.conversion is None else self.conversion.forms.get(file, {})

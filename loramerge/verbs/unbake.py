@@ -135,8 +135,8 @@ def unbake(parameters: Unbake, context: Context = Context()) -> UnbakeResult:
     checkpoint = open_base(parameters.checkpoint, context, _AN_ADAPTER)
     base = None if parameters.base is None else open_base(parameters.base, context)
     output = _output(parameters, checkpoint)
-    force = parameters.force or parameters.dry_run
-    check_output(checkpoint, output, force=force, suffix=checkpoint.files.suffix)
+    suffix = checkpoint.files.suffix
+    check_output(checkpoint, output, force=parameters.force, suffix=suffix)
     adapters = _opened(parameters, context)
     source = base_input(checkpoint)
     _require_inside(parameters, source, adapters, context)
@@ -147,7 +147,7 @@ def unbake(parameters: Unbake, context: Context = Context()) -> UnbakeResult:
     if base is not None:
         plan, result.restored = _restored(parameters, plan, base, adapters, context)
     if parameters.dry_run:
-        result.touched = [described(*one) for one in plan.all_edits()]
+        result.touched = [described(plan, *one) for one in plan.all_edits()]
         return result
     made = _made(parameters, source, base, adapters)
     survivals = write_plan(

@@ -11,6 +11,7 @@ import pytest
 from loramerge.adapter.load import load
 from loramerge.checkpoint import open_checkpoint
 from loramerge.files.digest import sha256_of_file
+from loramerge.steps import loss
 from tests.builders.samples import data_section, read_safetensors
 from tests.builders.world import ADAPTED, rewrite, write_folder
 
@@ -56,13 +57,66 @@ def test_a_dry_run_writes_nothing(run):
     for words in ("would write", "base+a+b@0.5.safetensors", "float16", "model.diffusion_model"):
         assert words in result.out
     found = run.ok("bake", "--base", "base.safetensors", "a", "--dry-run", "--json").json
-    assert set(found) == KEYS | {"estimated"} and found["estimated"] is None
+    assert set(found) == KEYS | {"estimated", "refused"}
+    assert found["estimated"] is None and found["refused"] is None
     assert found["outputs"] == [] and len(found["touched"]) == ADAPTED["unet"]
     assert run.state() == before
     done = run.ok("bake", "--base", "base.safetensors", "a", "--json").json
     forecast = ("size", "survived", "relative_error", "norm_kept", "change", "worst")
     assert {name: found[name] for name in forecast} == {name: done[name] for name in forecast}
     run.refused(2, "bake", "--base", "base.safetensors", "a", "-o", "o.ckpt", "--dry-run")
+
+
+def test_a_dry_run_refuses_what_the_bake_refuses(run):
+    run.ok("bake", "-b", "base.safetensors", "a", "-o", "with.safetensors")
+    for code, *options in (
+        (5, "-b", "with.safetensors", "a", "-o", "new.safetensors"),
+        (3, "-b", "base.safetensors", "b", "-o", "with.safetensors"),
+        (3, "-b", "with.safetensors", "b", "-o", "with.safetensors"),
+    ):
+        real = run.refused(code, "bake", *options)
+        assert run.refused(code, "bake", *options, "--dry-run").err == real.err
+    run.ok("bake", "-b", "base.safetensors", "b", "-o", "with.safetensors", "--force", "--dry-run")
+    twice = ("bake", "-b", "with.safetensors", "a", "--allow-again", "--dry-run")
+    assert "is baked into this base already" in run.ok(*twice).err
+    out = ("unbake", "with.safetensors", "-l", "a", "-o", "base.safetensors")
+    assert run.refused(3, *out, "--dry-run").err == run.refused(3, *out).err
+
+
+def test_a_dry_run_foresees_that_too_little_is_kept(run, monkeypatch):
+    """It shows its report all the same."""
+    command = ("bake", "-b", "base.safetensors", "a:0.001", "-o", "new.safetensors")
+    real, dry = run(*command), run(*command, "--dry-run")
+    assert real.code == dry.code == 7 and "would write" in dry.out
+    told = real.err.removeprefix("error: ").split("hint")[0]
+    assert f"warning: the bake will refuse this: {told}" in dry.err
+    found = run(*command, "--dry-run", "--json").json
+    assert found["refused"] == 7 and "only" in found["notes"][-1] and not found["outputs"]
+    lossy = run.ok(*command, "--dry-run", "--allow-loss")
+    assert "only" in lossy.err and "will refuse" not in lossy.err
+    monkeypatch.setattr(loss, "WHOLE", 0)
+    monkeypatch.setattr(loss, "_FORECAST", 3)
+    some = run(*command, "--dry-run")
+    assert some.code == 7 and "will refuse this, estimated from 3 of" in some.err
+    monkeypatch.setattr(loss, "_SURE", 0.0)  # where a few tensors do not make it sure
+    assert "will refuse" not in run.ok(*command, "--dry-run").err
+
+
+def test_an_error_larger_than_the_change_is_told_of(run):
+    command = ("bake", "-b", "base.safetensors", "a:0.01", "--dtype", "float8")
+    for options in (("--dry-run",), ()):
+        result = run.ok(*command, "-o", "f8.safetensors", "--json", "--allow-loss", *options)
+        assert result.json["relative_error"] > 1 and "as large as the whole change" in result.err
+        assert "--dtype float32" in result.err and "whole change" in result.json["notes"][-1]
+    plain = run.ok("bake", "-b", "base.safetensors", "a", "-o", "plain.safetensors")
+    assert "whole change" not in plain.err
+
+
+def test_a_dry_run_lists_the_types_that_are_written(run):
+    for options, word in (((), "float16"), (("--dtype", "float8"), "float8_e4m3")):
+        command = ("bake", "-b", "base.safetensors", "a", "--dry-run", "--allow-loss", "--json")
+        touched = run.ok(*command, *options).json["touched"]
+        assert {one["dtype"] for one in touched} == {word}
 
 
 def test_adapters_either_way(run):

@@ -342,3 +342,16 @@ def test_kinds_that_need_a_base_are_predicted(run, recipe):
     for step, task in tasks.items():
         size = (run.folder / f"{step}.safetensors").stat().st_size
         assert size <= task["size"], step
+
+
+def test_what_a_base_holds_already_is_refused(recipe: Any, run: Any) -> None:
+    """A run of it would end with the same error."""
+    run.ok("bake", "-b", "base.safetensors", "a", "-o", "with.safetensors")
+    path = recipe(
+        "version: 1\ninputs: {a: a.safetensors, base: with.safetensors}\n"
+        "steps: {model: {bake: {base: base, adapters: [a]}, save: model.safetensors}}"
+    )
+    planned = run("plan", path)
+    assert planned.code == 5 and "this would be refused:" in planned.out
+    assert "is baked into this base already" in planned.out
+    assert "is baked into this base already" in run.refused(5, "run", path).err

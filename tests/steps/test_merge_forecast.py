@@ -150,3 +150,44 @@ def test_the_page_says_it_or_why_not(models: Path, monkeypatch: pytest.MonkeyPat
     asked["values"] = {"models": ["base.safetensors", "base.safetensors:0.5"]}
     found = page_plan.do(asked, ignore)
     assert found["survival"] is None and "unknown" not in found  # nothing changes
+
+
+def test_a_change_that_rounding_takes_or_drowns_is_told_of(run: Any) -> None:
+    """A merge says it, its JSON, and the plan of the page; one that keeps its change says nothing."""
+    run.ok("bake", "-b", "base.safetensors", "a", "-o", "with.safetensors")
+    for weight, options, words in (
+        (0.001, {}, "of the change is kept after rounding to float16; nearly"),
+        (0.05, {"dtype": "float8"}, "error of rounding to float8_e4m3 is"),
+        (0.5, {}, ""),
+    ):
+        models = ["base.safetensors", f"with.safetensors:{weight}"]
+        more = [word for name, value in options.items() for word in (f"--{name}", value)]
+        result = run.ok("merge", *models, *more, "-o", "m.safetensors", "--force", "--json")
+        kept, error = result.json["survived"], result.json["relative_error"]
+        assert bool(words) == (kept < 0.9 or error > 1)
+        values = {"models": models, **options}
+        asked = {"verb": "merge", "values": values, "relations": True}
+        planned = page_plan.do(asked, ignore)["survival"]["warnings"]
+        if not words:
+            assert "warning" not in result.err and not planned
+            continue
+        assert words in result.err and "--dtype float32" in result.err
+        assert words in result.json["notes"][-1] and planned == [result.json["notes"][-1]]
+
+
+def test_the_page_says_what_a_bake_will_refuse(run: Any) -> None:
+    run.ok("bake", "-b", "base.safetensors", "a", "-o", "with.safetensors")
+
+    def planned(**values: Any) -> Mapping[str, Any]:
+        return page_plan.do({"verb": "bake", "values": values, "relations": True}, ignore)
+
+    again = {"base": "with.safetensors", "adapters": ["a.safetensors"]}
+    assert "is baked into this base already" in planned(**again)["refused"]
+    assert planned(**again, allow_again=True)["refused"] is None
+    weak = {"base": "base.safetensors", "adapters": ["a.safetensors:0.001"]}
+    (told,) = planned(**weak)["survival"]["warnings"]
+    assert told.startswith("the bake will refuse this:") and "rounding: stochastic" in told
+    (told,) = planned(**weak, allow_loss=True)["survival"]["warnings"]
+    assert told.startswith("only") and "will refuse" not in told
+    (told,) = planned(**{**weak, "dtype": "float8", "allow_loss": True})["survival"]["warnings"]
+    assert "as large as the whole change" in told

@@ -351,6 +351,6 @@ def test_the_report_says_that_scales_grew(tmp_path: Path) -> None:
     )
     assert weak.survived is not None and weak.survived < 0.9
     texts = [spelled(getattr(e, "text", "")) for e in events]
-    (warning,) = [text for text in texts if "was kept after rounding" in text]
+    (warning,) = [text for text in texts if "is kept after rounding" in text]
     assert "float8_e4m3" in warning and "rounding='stochastic'" in warning
     assert "keep_touched='bfloat16'" in warning and " dtype=" not in warning

@@ -82,7 +82,7 @@ function lost({ losses, survival }) {
     from.change ? el("p.soft.small", {}, `Size of the change: ${percent(from.change)} of the weights' norm`) : null,
     from.worst ? el("p.soft.small.breaks", {}, `Worst module: ${from.worst.module}: relative error ${number(from.worst.relative_error)}`) : null,
     from.estimated ? el("p.soft.small", {}, `Estimated ${from.estimated}.`) : null,
-    kept < from.least ? notes("warn", ["Much of this change is lost by rounding: try another rounding or data type."]) : null);
+    notes("warn", from.warnings));
 }
 
 /** Return what a dry run of a training found. */

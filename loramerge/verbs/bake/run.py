@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 from loramerge.adapter import Adapter
 from loramerge.checkpoint import Checkpoint, open_checkpoint
 from loramerge.checkpoint.conversion import storing_of
-from loramerge.errors import AdapterError, Setting, UsageError, listed
+from loramerge.errors import Message, Setting, UsageError, in_recipe, listed, spelled
 from loramerge.events import Note, Warn
 from loramerge.files.dtypes import FLOATS, PLAIN_FLOATS
 from loramerge.steps.adding import named_adapters, opened_adapters, step_with, write_plan
@@ -20,20 +20,20 @@ from loramerge.steps.bake_result import (
     add_forecast,
     add_survival,
     described,
-    losses,
+    grown,
     storage_of,
 )
 from loramerge.steps.checkpoints import (
-    already_inside,
     bytes_of,
     check_output,
     components_of,
     default_checkpoint,
     left_out,
+    require_once,
 )
 from loramerge.steps.inputs import base_path, open_base
 from loramerge.steps.loss import forecast as forecast_of
-from loramerge.steps.loss import require_kept
+from loramerge.steps.loss import require_kept, warned_of
 from loramerge.steps.outputs import sum_name
 from loramerge.steps.parameters import Context, Verb
 from loramerge.steps.prediction import Prediction, predict_checkpoint
@@ -65,8 +65,8 @@ def bake(parameters: Bake, context: Context = Context()) -> BakeResult:
     parameters = parameters.settled()
     checkpoint = open_base(parameters.base, context)
     output = _output(parameters, checkpoint)
-    force = parameters.force or parameters.dry_run
-    check_output(checkpoint, output, force=force, suffix=_suffix(parameters, checkpoint))
+    suffix = _suffix(parameters, checkpoint)
+    check_output(checkpoint, output, force=parameters.force, suffix=suffix)
     adapters = _opened(parameters, context)
     plan = _plan(parameters, checkpoint, adapters)
     result = _result(parameters, output, plan, adapters)
@@ -77,17 +77,18 @@ def bake(parameters: Bake, context: Context = Context()) -> BakeResult:
         _add_drift(result, adapters, checkpoint, parameters.trained_on, context)
     base, seed = base_input(checkpoint), _seed(parameters)
     made = _made(parameters, base, adapters)
+    require_once(base, made, context, again=parameters.allow_again)
     if parameters.dry_run:
-        result.touched = [described(*one) for one in plan.all_edits()]
+        result.touched = [described(plan, *one) for one in plan.all_edits()]
         result.size = _predicted(plan, made, context).size
-        found = forecast_of(plan, seed, threads=context.threads, notify=context.notify)
+        found, warnings, result.refused = _foreseen(parameters, plan, context)
+        _warn(result, warnings, context)
         if found is not None:
             add_forecast(result, found)
         return result
-    _require_once(parameters, base, made, context)
 
     def accept(found: list[Survival]) -> None:
-        if not (parameters.allow_loss or context.allow_loss):
+        if not _may_lose(parameters, context):
             require_kept(plan, found, seed, context.threads)
 
     survivals = write_plan(
@@ -107,8 +108,9 @@ def bake(parameters: Bake, context: Context = Context()) -> BakeResult:
     totals = totals_of(survivals)
     if totals is not None:
         add_survival(result, totals, survivals)
-        for event in losses(plan, totals):
+        for event in grown(totals):
             context.notify(event)
+        _warn(result, warned_of(plan, totals.survived, totals.relative_error, seed), context)
         for text in strong_change(totals.change, result.family):
             context.notify(Warn(text))
     result.size = bytes_of(output)
@@ -125,7 +127,10 @@ def predict(parameters: Bake, context: Context = Context()) -> Prediction:
     checkpoint = open_base(parameters.base, context)
     adapters = _opened(parameters, context)
     plan = _plan(parameters, checkpoint, adapters)
-    found = _predicted(plan, _made(parameters, base_input(checkpoint), adapters), context)
+    base = base_input(checkpoint)
+    made = _made(parameters, base, adapters)
+    require_once(base, made, context, again=parameters.allow_again)
+    found = _predicted(plan, made, context)
     found.remarks += strong_weights(parameters.adapters)
     return found
 
@@ -135,13 +140,48 @@ def _predicted(plan: BakePlan, made: Made | None, context: Context) -> Predictio
 
 
 def forecast(parameters: Bake, context: Context = Context()) -> dict[str, Any]:
-    """Return how much of the change rounding will keep, as `survival`; see `steps.loss.forecast`."""
+    """Return how much of the change rounding will keep, as `survival`; see `steps.loss.forecast`.
+
+    Its `warnings` say what rounding takes or adds, and whether the bake will refuse that.
+    """
     parameters.check()
     parameters = parameters.settled()
     checkpoint = open_base(parameters.base, context)
     plan = _plan(parameters, checkpoint, _opened(parameters, context))
-    found = forecast_of(plan, _seed(parameters), threads=context.threads, notify=context.notify)
-    return {"survival": found}
+    found, warnings, _ = _foreseen(parameters, plan, context)
+    if found is None:
+        return {"survival": None}
+    return {"survival": {**found, "warnings": [spelled(text, in_recipe) for text in warnings]}}
+
+
+def _foreseen(
+    parameters: Bake, plan: BakePlan, context: Context
+) -> tuple[dict[str, Any] | None, list[Message], int | None]:
+    """Return what rounding will keep, the warnings of it, and the exit code of a refusal."""
+    seed, allowed = _seed(parameters), _may_lose(parameters, context)
+    forecast = forecast_of(
+        plan, seed, allow_loss=allowed, threads=context.threads, notify=context.notify
+    )
+    if forecast is None:
+        return None, [], None
+    found, error = forecast
+    if error is None:
+        return found, list(warned_of(plan, found["kept"], found["relative_error"], seed)), None
+    message = error.message()
+    parts = (message,) if isinstance(message, str) else message
+    source = "" if found["estimated"] is None else f", estimated {found['estimated']}"
+    return found, [(f"the bake will refuse this{source}: ", *parts)], error.exit_code
+
+
+def _may_lose(parameters: Bake, context: Context) -> bool:
+    return parameters.allow_loss or context.allow_loss
+
+
+def _warn(result: BakeResult, warnings: Iterable[Message], context: Context) -> None:
+    """Report warnings, also among the notes of a result."""
+    for text in warnings:
+        context.notify(Warn(text))
+        result.notes.append(spelled(text, in_recipe))
 
 
 def output_path(parameters: Bake, context: Context = Context()) -> Path:
@@ -164,30 +204,6 @@ VERB = Verb(
     forecast=forecast,
     output_path=output_path,
 )
-
-
-def _require_once(parameters: Bake, base: FileInput, made: Made | None, context: Context) -> None:
-    """Refuse an adapter that the base holds already, according to its header.
-
-    Raises:
-        AdapterError: naming it, unless it may be added once more.
-    """
-    allowed = parameters.allow_again or context.allow_again
-    for name, alone in already_inside(base, made):
-        text = f"{name} is baked into this base already"
-        if not alone:
-            text = f"{name} is a part of what is baked into this base already"
-        elif not allowed:
-            raise AdapterError(
-                text,
-                file=base.path,
-                found="the recipe in its header",
-                hint=(
-                    "give the base without it, as `loramerge unbake` makes it; or add it once more: ",
-                    Setting("allow_again", True),
-                ),
-            )
-        context.notify(Warn(text))
 
 
 # --- before -----------------------------------------------------------------------------------------

@@ -10,9 +10,9 @@ from typing import Any
 from loramerge.algebra.weights import Weight, shown_number
 from loramerge.checkpoint import Checkpoint
 from loramerge.checkpoint.files import CheckpointFiles, find_files
-from loramerge.errors import listed
+from loramerge.errors import in_recipe, listed, spelled
 from loramerge.events import Note, Warn
-from loramerge.files.dtypes import DTYPES, FLOATS
+from loramerge.files.dtypes import FLOATS
 from loramerge.steps.checkpoints import (
     bytes_of,
     check_output,
@@ -22,7 +22,7 @@ from loramerge.steps.checkpoints import (
 )
 from loramerge.steps.inputs import base_path, open_base
 from loramerge.steps.merge_forecast import forecast as forecast_of
-from loramerge.steps.merge_forecast import why_unknown
+from loramerge.steps.merge_forecast import types_of, warned_of, why_unknown
 from loramerge.steps.merge_result import MergeResult, add_figures
 from loramerge.steps.models import Models, Rule, open_models
 from loramerge.steps.outputs import default_name, sum_name
@@ -91,6 +91,10 @@ def merge(parameters: Merge, context: Context = Context()) -> MergeResult:
             notify=context.notify,
         )
     add_figures(result, found)
+    if result.survived is not None and result.relative_error is not None:
+        for lost in warned_of(plan, result.survived, result.relative_error):
+            context.notify(Warn(lost))
+            result.notes.append(spelled(lost, in_recipe))
     if parameters.base is not None:
         for text in strong_change(result.moved, result.family):
             context.notify(Warn(text))
@@ -268,12 +272,6 @@ def _result(
         references = _with_rest(references)
     if parameters.layers:
         references = with_layers(parameters.layers, inputs.models)
-    stored = {
-        plan.dtype or blend.target.tensor.dtype
-        for tensors in plan.blends.values()
-        for blends in tensors.values()
-        for blend in blends
-    }
     return MergeResult(
         output=str(output),
         family=plan.first.family_name,
@@ -295,8 +293,8 @@ def _result(
         scale=method.scale,
         merged=plan.merged,
         united=plan.united,
-        dtypes=sorted(DTYPES[dtype].word for dtype in stored),
-        notes=plan.notes,
+        dtypes=types_of(plan),
+        notes=list(plan.notes),
     )
 
 
