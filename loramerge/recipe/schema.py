@@ -257,7 +257,8 @@ def _mapped(value: Mapping[str, Any], names: Sequence[str], *, many: bool) -> Re
     weight = weight_of(value.get("weight", 1.0), "weight")
     kind = Each if given[0] == "each" else Reference
     says = given[0] == "adapter" and len(names) > 1
-    return kind(name, weight, "1" if weight == Weight() else weight.text(), says)
+    written = "1" if weight == Weight() else weight.text()
+    return kind(name, weight, written, says, stated="weight" in value)
 
 
 def _short(value: Any) -> str:

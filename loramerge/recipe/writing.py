@@ -103,7 +103,8 @@ def _reference(value: Any, named: Any, holds: str) -> Any:
     weight = weight_content(value.weight)
     if isinstance(weight, float):
         written = "1" if value.weight == Weight() else repr(weight)
-        return str(Reference(name, value.weight, written, value.adapter))
+        text = str(Reference(name, value.weight, written, value.adapter))
+        return f"{text}:1" if value.stated and written == "1" else text
     return {item_word(value.holds(holds)): name, "weight": weight}
 
 

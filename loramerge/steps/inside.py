@@ -9,7 +9,7 @@ from typing import Any
 from loramerge.algebra.weights import Weight, weight_of
 from loramerge.errors import LoramergeError
 
-__all__ = ["Inside", "inputs_in", "inside", "last_step", "parts_in", "total_of"]
+__all__ = ["Inside", "inputs_in", "inside", "last_step", "parts_in", "total_of", "weights_of"]
 
 Recipe = Mapping[str, Any]
 
@@ -80,6 +80,17 @@ def total_of(those: Sequence[Inside], sha256: str) -> float | None:
 
     What was taken out with the weights by which it was baked sums to 0.
     """
+    left = weights_of(those, sha256)
+    if not all(one.plain for one in left):
+        return None
+    return left[0].default if left else 0.0
+
+
+def weights_of(those: Sequence[Inside], sha256: str) -> list[Weight]:
+    """Return the weights of an adapter after all bakes and removals, which add up.
+
+    The first is the sum of all that are one number, if it is not 0.
+    """
     total, others = 0.0, list[Weight]()
     for one in those:
         if one.sha256 != sha256:
@@ -91,9 +102,7 @@ def total_of(those: Sequence[Inside], sha256: str) -> float | None:
             others.remove(opposite)
         else:
             others.append(one.weight)
-    if others:
-        return None
-    return 0.0 if abs(total) < 1e-9 else total
+    return others if abs(total) < 1e-9 else [Weight(total), *others]
 
 
 def inputs_in(recipe: Recipe) -> Iterator[Mapping[str, Any]]:

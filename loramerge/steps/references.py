@@ -85,7 +85,8 @@ class Reference:
 
         A weight that only a file can state has its name there.
         """
-        found = ":".join([str(replace(self, written="1")), *weight_words(self.weight)])
+        words = weight_words(self.weight) or ["1"] * self.stated
+        found = ":".join([str(replace(self, written="1")), *words])
         with suppress(UsageError):
             if parse_reference(found).weight == self.weight:
                 return found
@@ -284,7 +285,8 @@ def with_weight_files(
         if old.weight != Weight():
             raise UsageError(f"{name!r} has a weight already: {old.written}")
         weight = weight_of(read_yaml(Path(path)), Path(path).name)
-        result[place] = replace(old, weight=weight, written=Path(path).stem, file=Path(path).name)
+        stem, file = Path(path).stem, Path(path).name
+        result[place] = replace(old, weight=weight, written=stem, stated=True, file=file)
     return result
 
 

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Annotated
 
 from loramerge.adapter import Adapter
-from loramerge.adapter.metadata import RECIPE_KEY
-from loramerge.algebra.weights import shown_number
 from loramerge.checkpoint import Checkpoint, open_checkpoint
 from loramerge.errors import AdapterError, FamilyError, Setting, UsageError
-from loramerge.events import Note, Warn
+from loramerge.events import Note
 from loramerge.parameters import Doc
 from loramerge.steps.adding import named_adapters, opened_adapters, step_with, write_plan
+from loramerge.steps.as_baked import as_baked, require_inside
 from loramerge.steps.bake_result import described
 from loramerge.steps.checkpoints import (
     bytes_of,
@@ -25,11 +24,10 @@ from loramerge.steps.checkpoints import (
     left_out,
 )
 from loramerge.steps.inputs import open_base
-from loramerge.steps.inside import inside, total_of
 from loramerge.steps.outputs import sum_name
 from loramerge.steps.parameters import Context, Verb
 from loramerge.steps.prediction import Prediction, predict_checkpoint
-from loramerge.steps.provenance import FileInput, Made, base_input, input_of, recipe_in
+from loramerge.steps.provenance import FileInput, Made, base_input
 from loramerge.steps.references import Reference, with_weight_files
 from loramerge.steps.unbake_result import UnbakeResult
 from loramerge.steps.writing import DryRun, Force, UnknownParameter, WeightParameters
@@ -52,7 +50,8 @@ _AN_ADAPTER = (
 class Unbake(WeightParameters, UnknownParameter):
     """Take adapters out of a checkpoint that they were baked into; the layout stays the same.
 
-    The change is subtracted at the weight of the bake. Both the bake and this round to the type of the
+    The change is subtracted at the weight of the bake, which the header of the checkpoint says, or at
+    the weight that is given. Both the bake and this round to the type of the
     checkpoint, so weights come back to within a rounding or two, as the report says. With --base, every
     tensor that can be traced to the base gets the bytes of the base again.
     """
@@ -64,7 +63,8 @@ class Unbake(WeightParameters, UnknownParameter):
     lora: Annotated[
         tuple[Reference, ...],
         Doc(
-            "An adapter with the weight at which it was baked, as NAME:0.8; may be repeated.",
+            "An adapter, as NAME, or with the weight at which it was baked, as NAME:0.8; may be "
+            "repeated.",
             ("--lora", "-l"),
             "ADAPTER",
             "adapters",
@@ -139,7 +139,10 @@ def unbake(parameters: Unbake, context: Context = Context()) -> UnbakeResult:
     check_output(checkpoint, output, force=parameters.force, suffix=suffix)
     adapters = _opened(parameters, context)
     source = base_input(checkpoint)
-    _require_inside(parameters, source, adapters, context)
+    lora, adapters = as_baked(parameters.lora, source, adapters, context)
+    parameters = replace(parameters, lora=lora)
+    unrecorded = parameters.allow_unrecorded
+    require_inside(lora, source, adapters, context, unrecorded=unrecorded)
     plan = _plan(parameters, checkpoint, adapters)
     result = _result(parameters, output, plan, adapters, base)
     for text in [*plan.warnings, *plan.notes, *left_out(adapters)]:
@@ -174,8 +177,11 @@ def predict(parameters: Unbake, context: Context = Context()) -> Prediction:
     checkpoint = open_base(parameters.checkpoint, context, _AN_ADAPTER)
     base = None if parameters.base is None else open_base(parameters.base, context)
     adapters = _opened(parameters, context)
+    source = base_input(checkpoint)
+    lora, adapters = as_baked(parameters.lora, source, adapters, context)
+    parameters = replace(parameters, lora=lora)
     plan = _plan(parameters, checkpoint, adapters)
-    made = _made(parameters, base_input(checkpoint), base, adapters)
+    made = _made(parameters, source, base, adapters)
     return predict_checkpoint(
         len(plan.modules), partial(output_size, plan), made, context, inputs=1 + (base is not None)
     )
@@ -239,55 +245,6 @@ def _restored(
         )
     forth = _plan(parameters, base, adapters, 1.0)
     return restored(plan, forth, threads=context.threads, notify=context.notify)
-
-
-def _require_inside(
-    parameters: Unbake, source: FileInput, adapters: Sequence[Adapter], context: Context
-) -> None:
-    """Refuse an adapter that is not in the checkpoint according to its header.
-
-    Raises:
-        AdapterError: naming it, and what is recorded.
-    """
-    recipe = recipe_in({RECIPE_KEY: source.recipe or ""})
-    if recipe is None:
-        context.notify(
-            Note(
-                "the header does not say what is in the checkpoint; `loramerge verify` finds it out"
-            )
-        )
-        return
-    those = inside(recipe)
-    for reference, adapter in zip(parameters.lora, adapters, strict=True):
-        node = input_of(adapter)
-        if not isinstance(node, FileInput):
-            continue
-        digest = node.digest()
-        baked = [one for one in those if one.sha256 == digest]
-        total = total_of(those, digest)
-        if not baked or total == 0.0:
-            problem = (
-                f"{node.name} was taken out of this checkpoint already"
-                if baked
-                else f"{node.name} was not baked into this checkpoint"
-            )
-            if parameters.allow_unrecorded or context.allow_again:
-                context.notify(Warn(f"{problem}, according to its header"))
-                continue
-            raise AdapterError(
-                problem,
-                file=source.path,
-                found="the recipe in its header",
-                hint=("to subtract it all the same, give ", Setting("allow_unrecorded", True)),
-            )
-        weight = reference.weight
-        if total is not None and weight.plain and abs(total - weight.default) > 1e-6:
-            context.notify(
-                Warn(
-                    f"{node.name} is in the checkpoint at the weight {shown_number(total)}, and is "
-                    f"subtracted at {shown_number(weight.default)}"
-                )
-            )
 
 
 def _made(

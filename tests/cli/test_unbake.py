@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import loramerge as lm
 from tests.builders.bases import ulp
 from tests.builders.samples import read_safetensors
 
@@ -99,6 +100,62 @@ def test_the_header_is_believed(baked):
     baked.ok("bake", "-b", "base.safetensors", "a", "--strip", "-o", "s.safetensors")
     unknown = baked.ok("unbake", "s.safetensors", "-l", "a", "-o", "t.safetensors")
     assert "does not say what is in the checkpoint" in unknown.err
+
+
+def test_without_a_weight_it_is_that_of_the_bake(baked):
+    """To the byte what the weights say, also where there are several, and in Python."""
+    more = ("-b", "baked.safetensors", "a:OUTALL", "--allow-again")
+    baked.ok("bake", *more, "-o", "deep.safetensors")
+    for name, weights in (("baked", ("a:0.7",)), ("deep", ("a:0.7", "a:OUTALL"))):
+        for out, given in ((f"{name}-plain", ("a",)), (f"{name}-stated", weights)):
+            options = [word for one in given for word in ("-l", one)]
+            done = baked.ok("unbake", f"{name}.safetensors", *options, "-o", f"{out}.safetensors")
+            assert "is subtracted at 1" not in done.err
+            assert ("at the weight of the bake, 0.7" in done.err) == (given == ("a",))
+        plain, stated = (baked.folder / f"{name}-{one}.safetensors" for one in ("plain", "stated"))
+        assert plain.read_bytes() == stated.read_bytes()
+        assert "same file" in baked.ok("run", plain).out
+        again = ("unbake", plain, "-l", "a", "-o", "more.safetensors")
+        baked.refused(5, *again, says="taken out of this checkpoint already")
+    found = lm.unbake("baked.safetensors", ["a.safetensors"], "python.safetensors")
+    assert found.adapters[0]["weight"] == "0.7"
+    found = lm.unbake("baked.safetensors", [("a.safetensors", 1.0)], "1.safetensors", dry_run=True)
+    assert found.adapters[0]["weight"] == "1"
+    plain = baked.folder / "baked-plain.safetensors"
+    assert (baked.folder / "python.safetensors").read_bytes() == plain.read_bytes()
+
+
+def test_a_stated_1_stays_1(baked):
+    """On the command line, in the recipe that is saved of it, in other recipes, and in a header."""
+    options = ("-l", "a:1", "--save-recipe", "r.yaml", "-o", "one.safetensors")
+    done = baked.ok("unbake", "baked.safetensors", *options)
+    assert "at the weight 0.7, and is subtracted at 1" in done.err
+    one = baked.folder / "one.safetensors"
+    before = one.read_bytes()
+    assert "same file" in baked.ok("run", one).out
+    assert "a:1" in (baked.folder / "r.yaml").read_text("utf-8")
+    one.unlink()
+    baked.ok("run", "r.yaml")
+    assert one.read_bytes() == before
+    (baked.folder / "s.yaml").write_text(
+        "version: 1\ninputs: {baked: baked.safetensors, a: a.safetensors}\nsteps:\n  back: {unbake: "
+        "{checkpoint: baked, lora: [{adapter: a, weight: 1}]}, save: two.safetensors}\n",
+        "utf-8",
+    )
+    baked.ok("run", "s.yaml")
+    assert (baked.folder / "two.safetensors").read_bytes() == before
+    (baked.folder / "ones.yaml").write_text("default: 1\n", "utf-8")
+    baked.ok(
+        "unbake",
+        "baked.safetensors",
+        "-l",
+        "a",
+        "--weights",
+        "a=ones.yaml",
+        "-o",
+        "three.safetensors",
+    )
+    assert (baked.folder / "three.safetensors").read_bytes() == before
 
 
 def test_a_dry_run_and_refusals(baked):
