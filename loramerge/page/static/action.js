@@ -52,19 +52,27 @@ function texts(verb, unnamed) {
     el("button.tab", { role: "tab", "data-tab": name, onclick: choose(name) }, text));
   const draw = () => {
     for (const one of buttons) one.setAttribute("aria-selected", String(one.dataset.tab === tabs.value.tab));
-    code.textContent = now[tabs.value.tab] ?? "";
+    code.textContent = now[tabs.value.tab] || "—";
   };
+  const uses = [
+    el("button.quiet", { onclick: () => (tabs.value.tab === "yaml" && unnamed()) || copy(now[tabs.value.tab], names[tabs.value.tab]) }, icon("copy"), "Copy"),
+    el("button.quiet", { onclick: saveRecipe(verb, () => now.yaml, unnamed) }, "Save as recipe")];
   const node = el("div.texts", {},
-    el("div.row", {}, el("div.tabs", { role: "tablist", "aria-label": "The same as text" }, buttons), el("span.grow"),
-      el("button.quiet", { onclick: () => (tabs.value.tab === "yaml" && unnamed()) || copy(now[tabs.value.tab], names[tabs.value.tab]) }, icon("copy"), "Copy"),
-      el("button.quiet", { onclick: saveRecipe(verb, () => now.yaml, unnamed) }, "Save as recipe")),
+    el("div.row", {}, el("div.tabs", { role: "tablist", "aria-label": "The same as text" }, buttons), el("span.grow"), uses),
     code);
   draw();
-  return { node, set: (next) => (Object.assign(now, next), draw()) };
+  return {
+    node,
+    set(next) {
+      Object.assign(now, next);
+      draw();
+    },
+    allow: (is) => uses.forEach((one) => (one.disabled = !is)),
+  };
 }
 
 /**
- * Return the end of a panel: `{node, update, stop, run}`.
+ * Return the end of a panel: `{node, update, hold, stop, run}`; `hold(true)`: nothing may run, the plan is an error.
  *
  * @param {string} verb
  * @param {() => object|null} values of the action; null while something is missing
@@ -101,6 +109,8 @@ export function actionPanel(verb, values, options = {}) {
     replaceRow, message, place.node, shown.node);
 
   let ready = false;
+  let held = false;
+  let free = false; // nothing stands where the result goes
   let latest = 0;
   let told = {}; // the newest answer, and what was asked
   const asActed = () => {
@@ -109,9 +119,18 @@ export function actionPanel(verb, values, options = {}) {
     const name = output && input.value.trim();
     return { ...found, ...(name ? { [output]: completed(name, options.gives, found) } : {}), ...(replace.checked ? { force: true } : {}) };
   };
-  const set = (isReady) => {
-    ready = isReady;
-    button.disabled = !isReady;
+  const set = (isFree) => {
+    free = isFree;
+    ready = free && !held;
+    button.disabled = !ready;
+    shown.allow(!held && Boolean(told.yaml));
+  };
+  const undescribed = () => {
+    told = {};
+    shown.set({ command: "", yaml: "" });
+    replaceRow.hidden = true;
+    input.placeholder = unknown;
+    set(false);
   };
   const ask = later(async () => {
     const mine = ++latest;
@@ -119,10 +138,7 @@ export function actionPanel(verb, values, options = {}) {
     if (!found) {
       const needed = typeof missing === "function" ? missing() : missing;
       fill(message, needed ? el("p.soft", {}, needed) : null);
-      shown.set({ command: "", yaml: "" });
-      told = {};
-      input.placeholder = unknown;
-      set(false);
+      undescribed();
       node.classList.add("empty");
       return;
     }
@@ -146,9 +162,8 @@ export function actionPanel(verb, values, options = {}) {
       options.ready?.(answer);
     } catch (error) {
       if (mine !== latest) return;
-      input.placeholder = unknown;
+      undescribed(); // what was described is another action
       fill(message, failure(error));
-      set(false);
     }
   }, 120);
   function update() {
@@ -180,5 +195,9 @@ export function actionPanel(verb, values, options = {}) {
   own.observe(node);
   const listening = onChange((which) => !ACTIVE.has(job(which)?.state) && update()); // what a job wrote is there now
   update();
-  return { node, update, run, stop: () => (own.disconnect(), listening(), place.stop()) };
+  const hold = (is) => {
+    held = is;
+    set(free);
+  };
+  return { node, update, hold, run, stop: () => (own.disconnect(), listening(), place.stop()) };
 }

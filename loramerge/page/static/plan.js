@@ -2,6 +2,7 @@
 
 import { live } from "./api.js";
 import { el, fill } from "./dom.js";
+import { ACTIVE, job, onChange } from "./jobs.js";
 import { newest } from "./live.js";
 import { facts } from "./parts.js";
 import { failure, notes } from "./toast.js";
@@ -93,38 +94,45 @@ function dryRun(found) {
     facts(simple.map(([name, value]) => [label(name), typeof value === "number" ? (/memory/.test(name) ? size(value) : /seconds/.test(name) ? seconds(value) : number(value, 4)) : value])));
 }
 
-/** Return `{node, ask, stop}`: a panel that shows the newest plan. */
-export function planPanel(verb, { title = "Plan" } = {}) {
+/** Return `{node, ask, stop}`: a panel that shows the newest plan; `refused(is)` is told whether that is an error. */
+export function planPanel(verb, { title = "Plan", refused = () => {} } = {}) {
   const nothing = () => el("p.soft", {}, "The plan appears once there is something to plan.");
   const body = el("div.plan-body", {}, nothing());
   const node = el("section.panel.plan", { "aria-label": title, "data-state": "empty" }, el("h2", {}, title), body);
   let last = null;
+  let again = null; // what was refused, and may be right once a job has ended
   const queue = newest(({ values, whole }) => live("plan", { verb, values, relations: whole }, `plan-${verb}`), {
     busy: (is) => {
       node.classList.toggle("busy", is);
       if (is && node.dataset.state === "empty") fill(body, el("p.soft", {}, "Working it out…"));
       if (is) node.dataset.state = "busy";
     },
-    done: (found, { whole }) => {
+    done: (found, what) => {
       node.dataset.state = "shown";
       // figures that need the weights stay until the next ones come
-      if (whole) last = found;
+      if (what.whole) last = found;
       else for (const name of ["relations", "losses", "survival", "unknown", "dry_run"]) found[name] ??= last?.[name];
       fill(body, planned(found));
+      refused(Boolean(found.refused));
+      again = found.refused ? what : null;
     },
     failed: (error) => {
       node.dataset.state = "failed";
       fill(body, failure(error));
+      refused(false); // nobody knows
     },
   });
+  const listening = onChange((which) => again && job(which) && !ACTIVE.has(job(which).state) && queue.ask(again));
   return {
     node,
     ask(values, whole = true) {
+      again = null;
       if (values) return queue.ask({ values, whole });
       last = null;
+      refused(false);
       node.dataset.state = "empty";
       return fill(body, nothing());
     },
-    stop: queue.stop,
+    stop: () => (listening(), queue.stop()),
   };
 }

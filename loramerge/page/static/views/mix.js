@@ -66,7 +66,7 @@ export function show(root, { about, verbs, query }) {
     const other = base && value.adapters.find((one) => one.family && one.family !== "tiny");
     return other ? `${base.name} cannot draw ${other.label}, which is for ${other.family}. Choose a base of that family below.` : null;
   };
-  const plan = planPanel("mix");
+  const plan = planPanel("mix", { refused: (is) => end.hold(is) });
   const preview = previewPanel({ about, settings: value.draw, keep, onsettings: () => preview.ask(body()), settled: () => planNow(true), unfit });
   const end = actionPanel("mix", values, { label: "Save the mix", missing: "Add at least one adapter.", gives: info.gives, kept: value, keep });
   // one worker draws and plans: while something moves, pictures come first, then a plan of the headers now and then

@@ -68,7 +68,7 @@ export function show(root, { about, verbs, query }) {
   const worst = el("div");
   const ready = () => value.values.adapter && Object.keys(value.values).some((word) => !["adapter", "to", "for", "dtype", "base"].includes(word));
   const values = () => (ready() ? wire("resize", info, value.values, about) : null);
-  const plan = planPanel("resize");
+  const plan = planPanel("resize", { refused: (is) => end.hold(is) });
   const end = actionPanel("resize", values, { label: "Resize", missing: "Choose an adapter, then a point on its curve.", gives: info.gives, kept: value, keep });
   const changed = later(() => {
     keep();

@@ -81,7 +81,7 @@ export function show(root, { about, verbs, query }) {
   const info = verbs.train;
   const { value, keep } = remembered("train", { values: { base: "tiny" }, output: "", more: false });
   const values = () => (missing("train", info, value.values).length ? null : wire("train", info, value.values, about));
-  const plan = planPanel("train", { title: "Check before training" });
+  const plan = planPanel("train", { title: "Check before training", refused: (is) => end.hold(is) });
   const watch = watching();
   const end = actionPanel("train", values, {
     label: "Start training", missing: "Choose a base model and a folder of images.", gives: info.gives, kept: value, keep,

@@ -41,7 +41,7 @@ export function show(root, { about, verbs, verb, query }) {
   const output = info.parameters.find((one) => one.output)?.word ?? null;
   const lacking = () => missing(verb, info, value.values);
   const values = () => (lacking().length ? null : wire(verb, info, value.values, about));
-  const plan = PLANNED.has(info.gives) ? planPanel(verb) : null;
+  const plan = PLANNED.has(info.gives) ? planPanel(verb, { refused: (is) => end.hold(is) }) : null;
   const needed = () => `Needed: ${lacking().map((word) => label(word).toLowerCase().replace(/^(adapter|base|model|file|checkpoint)s?$/, (_, noun) => `${/^a/.test(noun) ? "an" : "a"} ${noun}`)).join(" and ")}.`;
   const end = actionPanel(verb, values, { label: LABELS[verb] ?? label(verb), missing: needed, output, gives: info.gives, kept: value, keep });
   const changed = () => {
