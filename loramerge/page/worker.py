@@ -15,6 +15,7 @@ import queue
 import signal
 import sys
 import threading
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, NoReturn, TextIO
@@ -25,6 +26,7 @@ from loramerge.files.json_values import values_in
 from loramerge.files.temporary import remove_unfinished
 from loramerge.interruption import begin_interruptible, interrupt
 from loramerge.library.listings import keep_listings
+from loramerge.page.labels import in_page
 
 __all__ = ["LASTING", "LISTED_FOR", "error_json", "main", "plain"]
 
@@ -130,7 +132,7 @@ class _Worker:
             remove_unfinished()
             found = {"error": {"text": "stopped; no half-written file was left", "exit_code": 130}}
         except LoramergeError as error:
-            found = {"error": error_json(error)}
+            found = {"error": error_json(error, _spelling(request))}
         except MemoryError:
             found = {"error": {"text": "there is too little memory", "exit_code": _TOO_LITTLE}}
         except OSError as error:
@@ -160,7 +162,7 @@ class _Worker:
                 raise KeyboardInterrupt
             if isinstance(event, Finished):  # the result of the whole has it, too
                 return
-            self._say({"id": request["id"], "event": event_json(event)})
+            self._say({"id": request["id"], "event": event_json(event, _spelling(request))})
 
         return import_module(name).do(request, notify)
 
@@ -171,24 +173,32 @@ class _Worker:
 _TOO_LITTLE = OutOfMemory.exit_code
 
 
-def event_json(event: Progress | Note | Warn) -> dict[str, Any]:
+Spell = Callable[[Setting], str]
+
+
+def _spelling(request: Mapping[str, Any]) -> Spell:
+    """Return how settings are spelled: as labels of the forms, of a recipe as it has them."""
+    return in_recipe if request.get("do") == "recipe" else in_page
+
+
+def event_json(event: Progress | Note | Warn, spell: Spell = in_page) -> dict[str, Any]:
     """Return an event as the page gets it."""
     if isinstance(event, Progress):
         return {"kind": "progress", **{n: getattr(event, n) for n in _PROGRESS}}
     kind = "warning" if isinstance(event, Warn) else "note"
-    return {"kind": kind, "text": spelled(event.text, in_recipe)}
+    return {"kind": kind, "text": spelled(event.text, spell)}
 
 
 _PROGRESS = ("task", "done", "total", "unit", "said")
 
 
-def error_json(error: LoramergeError) -> dict[str, Any]:
-    """Return an error as the page gets it; settings are spelled as in recipes.
+def error_json(error: LoramergeError, spell: Spell = in_page) -> dict[str, Any]:
+    """Return an error as the page gets it; settings are spelled as the forms label them.
 
     `advises` has the names of the settings in its hint.
     """
-    hint = None if error.hint is None else spelled(error.hint, in_recipe)
-    text = error.text(in_recipe)
+    hint = None if error.hint is None else spelled(error.hint, spell)
+    text = error.text(spell)
     if hint is not None:
         text = text.removesuffix(f"\n  hint: {hint}")
     parts = () if error.hint is None or isinstance(error.hint, str) else error.hint

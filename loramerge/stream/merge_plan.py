@@ -207,6 +207,7 @@ class _Planner:
     united: int = 0
     rest: bool = field(init=False)
     _sums: dict[str, list[str]] = field(default_factory=dict)  # weights that are not 1 → sites
+    _weighed: int = 0  # sites
 
     def __post_init__(self) -> None:
         first, *others = (weight for _, weight in self.models)
@@ -262,6 +263,7 @@ class _Planner:
 
     def _of(self, site: Site) -> list[float]:
         """Return the weight of each model at a site."""
+        self._weighed += 1
         weights = [of(site) for of in self._weights]
         if self.rest:
             weights[0] = 1.0 - sum(weights[1:])
@@ -278,15 +280,22 @@ class _Planner:
         if not self._sums:
             return
         text, sites = next(iter(self._sums.items()))
+        total = shown_number(round(sum(map(float, text.split(" + "))), 7))
+        base = "; or give the checkpoint that all were trained from: ", Setting("base", "C")
+        if len(self.models) == 1:
+            raise UsageError(
+                f"without a base the weight of a single model must be 1; found {total}",
+                hint=("leave its weight out", *base),
+            )
+        where = "every tensor" if len(sites) == self._weighed else listed(sites, 3)
         shares = [shown_number(round(1 / len(self.models), 4))] * len(self.models)
         raise UsageError(
-            "without a base the weights of all inputs must sum to 1",
-            module=listed(sites, 3),
-            found=f"{text} = {shown_number(sum(map(float, text.split(' + '))))}",
+            f"without a base the weights of the models must sum to 1; found {total}",
+            found=f"{text}, in {where}",
             hint=(
-                f"give weights such as {' and '.join(shares)}; an unweighted first input gets what the "
-                "others leave; or give the checkpoint that all were trained from: ",
-                Setting("base", "C"),
+                f"give weights such as {' and '.join(shares)}; an unweighted first model gets what the "
+                "others leave",
+                *base,
             ),
         )
 

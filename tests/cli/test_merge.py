@@ -86,7 +86,9 @@ def test_a_recipe_and_python_give_the_same_file(run: Any, models: Path) -> None:
 
 def test_mistakes_end_with_their_exit_code_and_write_nothing(run: Any, models: Path) -> None:
     two = ("merge", "models/a:0.5", "models/b:0.6", "-o", "out")
-    run.refused(2, *two, says=("must sum to 1", "0.5 + 0.6", "--base C"))
+    run.refused(
+        2, *two, says=("must sum to 1; found 1.1", "0.5 + 0.6, in every tensor", "--base C")
+    )
     run.refused(2, "merge", "models/a", "-o", "out", says="at least two")
     run.refused(2, *two, "--base", "c", "--density", "0.5", says="no parameter 'density'")
     run.refused(2, *two, "--dtype", "float7", says="not a type")

@@ -80,6 +80,8 @@ def test_adapters_alone_and_names(run: Any, models: Path) -> None:
     run.refused(2, "merge", "lora:lora", "lora:lora:0.5", "-o", "out", says=("adapter", "mix"))
     run.refused(3, "merge", "models/a", "lora:nowhere", "-o", "out", says="no adapter 'nowhere'")
     run.ok("merge", "tiny", "lora:zuzu:0.5", "polka:0.2", "-o", "drawn")  # names that come with us
+    alone = ("merge", "tiny:0.5", "zuzu", "-o", "half")
+    run.refused(2, *alone, says="the weight of a single model must be 1; found 0.5")
 
 
 def test_modules_of_one_input(run: Any, models: Path) -> None:

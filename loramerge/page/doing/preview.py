@@ -10,8 +10,9 @@ from dataclasses import replace
 from typing import Any
 
 from loramerge.adapter import Adapter
-from loramerge.errors import UsageError, in_recipe, spelled
+from loramerge.errors import UsageError, spelled
 from loramerge.events import Event, Notify, Warn
+from loramerge.page.labels import in_page
 from loramerge.report.pictures import png_bytes
 from loramerge.steps import engine
 from loramerge.steps.kept import Kept, Recent, state_of
@@ -41,7 +42,7 @@ def do(request: Mapping[str, Any], notify: Notify) -> dict[str, Any]:
 
     def listen(event: Event) -> None:
         if isinstance(event, Warn):
-            warnings.append(spelled(event.text, in_recipe))
+            warnings.append(spelled(event.text, in_page))
         notify(event)
 
     context = Context(notify=listen, models=_MODELS, kept=_KEPT)

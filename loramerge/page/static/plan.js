@@ -62,9 +62,9 @@ function related(relations) {
 }
 
 /** Return a plan as nodes. */
-function planned(found) {
+function planned(found, mend) {
   return [
-    found.refused ? failure({ message: found.refused }) : null,
+    found.refused ? [failure({ message: found.refused }), mend(found.refused)] : null,
     notes("warn", found.warnings), figures(found), lost(found), related(found.relations), dryRun(found.dry_run),
     notes("plain", [...(found.remarks ?? []), found.unknown].filter(Boolean)),
   ];
@@ -94,8 +94,8 @@ function dryRun(found) {
     facts(simple.map(([name, value]) => [label(name), typeof value === "number" ? (/memory/.test(name) ? size(value) : /seconds/.test(name) ? seconds(value) : number(value, 4)) : value])));
 }
 
-/** Return `{node, ask, stop}`: a panel that shows the newest plan; `refused(is)` is told whether that is an error. */
-export function planPanel(verb, { title = "Plan", refused = () => {} } = {}) {
+/** Return `{node, ask, stop}`: a panel that shows the newest plan; `refused(is)` is told whether that is an error, `mend(error)` returns what mends it. */
+export function planPanel(verb, { title = "Plan", refused = () => {}, mend = () => null } = {}) {
   const nothing = () => el("p.soft", {}, "The plan appears once there is something to plan.");
   const body = el("div.plan-body", {}, nothing());
   const node = el("section.panel.plan", { "aria-label": title, "data-state": "empty" }, el("h2", {}, title), body);
@@ -112,7 +112,7 @@ export function planPanel(verb, { title = "Plan", refused = () => {} } = {}) {
       // figures that need the weights stay until the next ones come
       if (what.whole) last = found;
       else for (const name of ["relations", "losses", "survival", "unknown", "dry_run"]) found[name] ??= last?.[name];
-      fill(body, planned(found));
+      fill(body, planned(found, mend));
       refused(Boolean(found.refused));
       again = found.refused ? what : null;
     },

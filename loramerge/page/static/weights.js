@@ -38,6 +38,16 @@ export function brief(weight, presets) {
   return String(tidy(weight.value));
 }
 
+/** Return weights of models that sum to 1; null if some are no single number, or belong to adapters: an error names the others. */
+export function scaledToOne(weights, error) {
+  const [, terms = ""] = error.match(/found: ([^,]*),/) ?? [];
+  const sum = weights.reduce((all, one) => all + one.value, 0);
+  if (!(sum > 0) || weights.some((one) => one.mode !== "one") || terms.split(" + ").length !== weights.length) return null;
+  const scaled = weights.map((one) => tidy(one.value / sum));
+  scaled[0] = tidy(1 - scaled.slice(1).reduce((all, one) => all + one, 0));
+  return scaled.map(plain);
+}
+
 /** Return the size of a weight as one number, for what follows it roughly. */
 function level(weight) {
   const values = { components: Object.values(weight.parts ?? {}), blocks: weight.vector, depth: weight.points }[weight.mode];

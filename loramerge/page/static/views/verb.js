@@ -7,6 +7,7 @@ import { columns, panel } from "../parts.js";
 import { planPanel } from "../plan.js";
 import { itemOf } from "../stack.js";
 import { remembered } from "../store.js";
+import { scaledToOne } from "../weights.js";
 import { label } from "../words.js";
 
 const LABELS = { unbake: "Take out", preview: "Draw", card: "Write the card", meta: "Run" };
@@ -39,9 +40,18 @@ export function show(root, { about, verbs, verb, query }) {
   const { value, keep } = remembered(verb, { values: {}, output: "", more: false });
   if (given(info, verb, value.values, query)) keep();
   const output = info.parameters.find((one) => one.output)?.word ?? null;
+  const mend = (error) => {
+    const models = value.values.models ?? [];
+    const scaled = /must sum to 1/.test(error) && scaledToOne(models.map((one) => one.weight), error);
+    return scaled && el("button", { onclick: () => {
+      models.forEach((one, index) => (one.weight = scaled[index]));
+      settings.draw();
+      changed();
+    } }, "Scale to sum 1");
+  };
   const lacking = () => missing(verb, info, value.values);
   const values = () => (lacking().length ? null : wire(verb, info, value.values, about));
-  const plan = PLANNED.has(info.gives) ? planPanel(verb, { refused: (is) => end.hold(is) }) : null;
+  const plan = PLANNED.has(info.gives) ? planPanel(verb, { refused: (is) => end.hold(is), mend }) : null;
   const needed = () => `Needed: ${lacking().map((word) => label(word).toLowerCase().replace(/^(adapter|base|model|file|checkpoint)s?$/, (_, noun) => `${/^a/.test(noun) ? "an" : "a"} ${noun}`)).join(" and ")}.`;
   const end = actionPanel(verb, values, { label: LABELS[verb] ?? label(verb), missing: needed, output, gives: info.gives, kept: value, keep });
   const changed = () => {
