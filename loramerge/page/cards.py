@@ -11,6 +11,7 @@ from loramerge.library.index import Index, open_index
 from loramerge.library.overview import Glance
 from loramerge.library.shipped import shipped_name
 from loramerge.library.sidecars import Listing, SidecarFacts, listing, sidecar_facts
+from loramerge.page.families import component_words
 from loramerge.page.places import Places
 from loramerge.page.shelf import Shelf, number_of
 
@@ -147,6 +148,7 @@ def _said(facts: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "what": facts.get("what"),
         "family": facts.get("family"),
+        "components": component_words(facts.get("family"), facts.get("components") or ()),
         "trained_on": facts.get("trained_on"),
         "kinds": sorted(kinds, key=lambda kind: -kinds[kind]),
         "ranks": dict(facts.get("ranks") or {}),

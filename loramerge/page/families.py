@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from loramerge.algebra.blocks import FLUX, FLUX_LENGTHS, VECTORS, block_order
 from loramerge.families import FAMILIES, Family
 from loramerge.families.components import COMPONENT_WORDS
 
-__all__ = ["families"]
+__all__ = ["component_words", "families"]
 
 _ENCODER = "text_encoder"
 _EITHER = 26  # values, of which a family may lack some blocks
@@ -28,6 +28,16 @@ def families() -> list[dict[str, Any]]:
         }
         for name, family in FAMILIES.items()
     ]
+
+
+def component_words(family: str | None, names: Iterable[str]) -> list[str] | None:
+    """Return the words of the components that an adapter changes; None if its family is not known."""
+    known = FAMILIES.get(family or "")
+    if known is None:
+        return None
+    wanted = set(names)
+    pairs = zip(known.components, _components(known), strict=True)
+    return [word for component, word in pairs if component.name in wanted]
 
 
 def _components(family: Family) -> Iterator[str]:

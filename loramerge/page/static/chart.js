@@ -3,7 +3,6 @@
 import { el, pathOf, svg } from "./dom.js";
 import { number } from "./words.js";
 
-const WIDE = 640;
 const HIGH = 256;
 const PAD = { left: 52, right: 16, top: 12, bottom: 34 };
 
@@ -24,20 +23,21 @@ function ticks(low, high, count = 5) {
  * @param {{lines: {points: number[][], kind?: string, name?: string, dots?: boolean}[], xName: string, yName: string, xText?: Function, yText?: Function, label: string, zero?: boolean}} options
  */
 export function chart({ lines, xName, yName, xText = number, yText = number, label, zero = true }) {
+  const wide = innerWidth < 560 ? 340 : 640; // a picture is scaled to its place, with the text in it
   const all = lines.flatMap((line) => line.points);
   const xs = all.map((point) => point[0]);
   const ys = all.map((point) => point[1]);
   const [x0, x1] = [Math.min(...xs, zero ? 0 : Infinity), Math.max(...xs)];
   const [y0, y1] = [Math.min(...ys, zero ? 0 : Infinity), Math.max(...ys) * 1.02];
-  const x = (value) => PAD.left + ((value - x0) * (WIDE - PAD.left - PAD.right)) / (x1 - x0 || 1);
+  const x = (value) => PAD.left + ((value - x0) * (wide - PAD.left - PAD.right)) / (x1 - x0 || 1);
   const y = (value) => HIGH - PAD.bottom - ((value - y0) * (HIGH - PAD.top - PAD.bottom)) / (y1 - y0 || 1);
-  const back = (place) => x0 + ((place - PAD.left) * (x1 - x0 || 1)) / (WIDE - PAD.left - PAD.right);
-  const picture = svg("svg.chart", { viewBox: `0 0 ${WIDE} ${HIGH}`, role: "img", "aria-label": label },
+  const back = (place) => x0 + ((place - PAD.left) * (x1 - x0 || 1)) / (wide - PAD.left - PAD.right);
+  const picture = svg("svg.chart", { viewBox: `0 0 ${wide} ${HIGH}`, role: "img", "aria-label": label },
     ticks(y0, y1, 4).map((value) => [
-      svg("line.grid", { x1: PAD.left, x2: WIDE - PAD.right, y1: y(value), y2: y(value) }),
+      svg("line.grid", { x1: PAD.left, x2: wide - PAD.right, y1: y(value), y2: y(value) }),
       svg("text", { x: PAD.left - 8, y: y(value) + 4, "text-anchor": "end" }, yText(value)),
     ]),
-    ticks(x0, x1, 5).map((value) => svg("text", { x: x(value), y: HIGH - PAD.bottom + 18, "text-anchor": "middle" }, xText(value))),
+    ticks(x0, x1, wide / 128).map((value) => svg("text", { x: x(value), y: HIGH - PAD.bottom + 18, "text-anchor": "middle" }, xText(value))),
     lines.map((line) => [
       svg(`path.line.${line.kind ?? "main"}`, { d: pathOf(line.points.map(([px, py]) => [x(px), y(py)])) }),
       line.dots ? line.points.map(([px, py]) => svg(`circle.dot.${line.kind ?? "main"}`, { cx: x(px), cy: y(py), r: 3.5 })) : null,
@@ -46,7 +46,7 @@ export function chart({ lines, xName, yName, xText = number, yText = number, lab
     ? el("ul.legend", {}, lines.map((line) => el("li", {}, el(`span.key.${line.kind ?? "main"}`, { "aria-hidden": "true" }), line.name)))
     : null;
   const node = el("figure.chart-box", {}, el("figcaption.small.soft", {}, `${yName} against ${xName.toLowerCase()}`), picture, legend);
-  return { node, picture, x, y, back, top: PAD.top, bottom: HIGH - PAD.bottom, wide: WIDE };
+  return { node, picture, x, y, back, top: PAD.top, bottom: HIGH - PAD.bottom, wide };
 }
 
 /** Return points smoothed by a running mean, so that the trend of a noisy loss is seen. */

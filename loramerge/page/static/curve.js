@@ -4,7 +4,6 @@ import { el, fill, pathOf, svg } from "./dom.js";
 import { dragged } from "./parts.js";
 import { tidy } from "./weights.js";
 
-const WIDE = 560;
 const HIGH = 150;
 const EDGE = 12;
 const SNAP = 0.05;
@@ -15,23 +14,24 @@ const SNAP = 0.05;
  * @param {{values: number[], names: string[], least?: number, most?: number, onchange: (values: number[]) => void, label: string}} options
  */
 export function curve({ values, names, least = 0, most = 1.5, onchange, label }) {
+  const wide = innerWidth < 560 ? 320 : 560; // about as wide as it is shown, so that its text keeps its size
   const now = [...values];
   const nameOf = (index) => names[index] || `Block ${index + 1}`;
   const low = Math.min(least, ...now);
   const high = Math.max(most, ...now);
-  const x = (index) => EDGE + (index * (WIDE - 2 * EDGE)) / Math.max(1, now.length - 1);
+  const x = (index) => EDGE + (index * (wide - 2 * EDGE)) / Math.max(1, now.length - 1);
   const y = (value) => HIGH - EDGE - ((value - low) * (HIGH - 2 * EDGE)) / (high - low || 1);
   const line = svg("path.curve-line");
   const area = svg("path.curve-area");
   const grid = [0, 1].filter((one) => one >= low && one <= high).map((one) => [
-    svg("line.grid", { x1: EDGE, x2: WIDE - EDGE, y1: y(one), y2: y(one) }),
-    svg("text", { x: WIDE - 2, y: y(one) - 3, "text-anchor": "end" }, String(one)),
+    svg("line.grid", { x1: EDGE, x2: wide - EDGE, y1: y(one), y2: y(one) }),
+    svg("text", { x: wide - 2, y: y(one) - 3, "text-anchor": "end" }, String(one)),
   ]);
   const dots = now.map((_, index) => svg("circle.curve-dot", {
     r: now.length > 30 ? 3 : 5, tabindex: "0", role: "slider", "aria-label": nameOf(index),
     "aria-valuemin": low, "aria-valuemax": high, onkeydown: (event) => step(event, index),
   }));
-  const picture = svg("svg.curve", { viewBox: `0 0 ${WIDE} ${HIGH}`, role: "group", "aria-label": label, preserveAspectRatio: "none" },
+  const picture = svg("svg.curve", { viewBox: `0 0 ${wide} ${HIGH}`, role: "group", "aria-label": label, preserveAspectRatio: "none" },
     grid, area, line, dots);
   const shown = el("p.soft.small.curve-said", { "aria-live": "polite" }, "Draw with the pointer, or choose a point and press the arrow keys.");
 
@@ -62,7 +62,7 @@ export function curve({ values, names, least = 0, most = 1.5, onchange, label })
   }
   let before = null;
   function drawn(across, down) {
-    const index = Math.max(0, Math.min(now.length - 1, Math.round(((across * WIDE - EDGE) / (WIDE - 2 * EDGE)) * (now.length - 1))));
+    const index = Math.max(0, Math.min(now.length - 1, Math.round(((across * wide - EDGE) / (wide - 2 * EDGE)) * (now.length - 1))));
     const value = Math.round((low + ((HIGH - EDGE - down * HIGH) * (high - low)) / (HIGH - 2 * EDGE)) / SNAP) * SNAP;
     if (before && Math.abs(index - before[0]) > 1) {
       const [from, at] = before;

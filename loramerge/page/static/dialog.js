@@ -1,6 +1,6 @@
 // Dialogs and menus of the platform itself: Escape closes them, and focus returns to where it was.
 
-import { el, fresh } from "./dom.js";
+import { el, fresh, spoken } from "./dom.js";
 import { icon } from "./icons.js";
 import { iconButton } from "./parts.js";
 
@@ -36,7 +36,7 @@ export function asked(title, { label, value = "", verb = "Save", help = "" }) {
       event.preventDefault();
       answer = input.value.trim() || null;
       opened.close();
-    } }, el("label", { for: id }, label), input, help ? el("p.help", {}, help) : null,
+    } }, el("label", { for: id }, label), input, help ? el("p.help", {}, spoken(help)) : null,
     el("div.row.end", {}, el("button.primary", { type: "submit" }, verb)));
     const opened = dialog(title, form, { onclose: () => resolve(answer) });
     input.select();

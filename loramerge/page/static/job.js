@@ -6,7 +6,7 @@ import { ACTIVE, again, forget, job, onChange, start, stop } from "./jobs.js";
 import { iconButton } from "./parts.js";
 import { waysOn } from "./routes.js";
 import { copy, fail, failure, notes } from "./toast.js";
-import { ago, base, seconds } from "./words.js";
+import { ago, base, number, percent, seconds } from "./words.js";
 
 const STATES = {
   waiting: "Waiting", running: "Running", done: "Done", failed: "Failed",
@@ -91,6 +91,15 @@ function time(one) {
   return ago(one.started ?? one.created);
 }
 
+/** Return the accuracy of what a job made, in the words of the command line; null where it measures none. */
+function accuracy({ verb, result }) {
+  const { survived, norm_kept: kept, relative_error: error, dry_run: dry } = result ?? {};
+  if (verb === "train" || dry || error == null) return null;
+  const text = survived != null ? `${percent(survived, 4)} of the change kept after rounding, relative error ${number(error)}`
+    : error === 0 ? "exact" : `relative error ${number(error, 4)}${kept == null ? "" : `, ${percent(kept)} of the norm kept`}`;
+  return el("p.small", {}, `Accuracy: ${text}`);
+}
+
 /** Return the block of a job that is not drawn again by itself; `started` is told of the one that follows it. */
 export function jobBlock(one, { quiet = false, here = false, started = () => {} } = {}) {
   const running = ACTIVE.has(one.state);
@@ -104,6 +113,7 @@ export function jobBlock(one, { quiet = false, here = false, started = () => {} 
     one.error ? failure({ message: one.error.text, hint: hintOf(one) }) : null,
     replacing(one, started),
     lines(one),
+    accuracy(one),
     one.outputs.length ? outputs(one) : null,
     quiet || !one.command ? null
       : el("details", {}, el("summary", {}, "Command"), el("pre.code", {}, one.command)));

@@ -1,8 +1,9 @@
 // A stack of adapters or models: added by click, drop or file, ordered by drag or keys, each with its weight.
 
-import { upload } from "./api.js";
+import { get, upload } from "./api.js";
 import { el, fill } from "./dom.js";
 import { icon } from "./icons.js";
+import { onLibrary } from "./jobs.js";
 import { iconButton } from "./parts.js";
 import { pick } from "./picker.js";
 import { fail } from "./toast.js";
@@ -14,15 +15,23 @@ import { weighting } from "./weighting.js";
 export const CARD = "application/x-loramerge-card";
 
 /** Return an item for a name and what is known of it. */
-export const itemOf = (name, { family = null, label = null, weight = 1 } = {}) => ({
-  name, label: label ?? stem(name), family, weight: plain(weight), open: false,
+export const itemOf = (name, { family = null, components = null, label = null, weight = 1 } = {}) => ({
+  name, label: label ?? stem(name), family, components, weight: plain(weight), open: false,
 });
+
+/** Learn from the library which family an adapter has, and which components it changes; return whether it is known. */
+async function learn(item) {
+  const { cards } = await get("/api/library", { words: stem(item.name), limit: 50, sort: "name" });
+  const { family, components } = cards.find((card) => card.reference === item.name) ?? {};
+  Object.assign(item, { family: family ?? item.family, components: components ?? null });
+  return Boolean(family);
+}
 
 /** Put a card's reference into a drag. */
 export function dragCard(node, card) {
   node.draggable = true;
   node.addEventListener("dragstart", (event) => {
-    event.dataTransfer.setData(CARD, JSON.stringify({ reference: card.reference, name: card.name, family: card.family }));
+    event.dataTransfer.setData(CARD, JSON.stringify({ reference: card.reference, name: card.name, family: card.family, components: card.components }));
     event.dataTransfer.effectAllowed = "copyMove";
   });
 }
@@ -31,9 +40,9 @@ export function dragCard(node, card) {
  * Return `{node, add, draw}`.
  *
  * @param {object[]} items changed in place
- * @param {{about: object, refers?: string, empty?: any, onchange: (structure: boolean) => void, noun?: string, weighted?: boolean}} options
+ * @param {{about: object, refers?: string, empty?: any, onchange: (structure: boolean) => void, onlearn?: () => void, noun?: string, weighted?: boolean}} options
  */
-export function stack(items, { about, refers = "adapters", empty = null, onchange, noun = "adapter", weighted = true, adding = true }) {
+export function stack(items, { about, refers = "adapters", empty = null, onchange, onlearn = () => {}, noun = "adapter", weighted = true, adding = true }) {
   const list = el("ol.stack-list");
   const said = el("p.away", { "aria-live": "polite" });
   const button = el("button.add", { onclick: async () => {
@@ -44,9 +53,18 @@ export function stack(items, { about, refers = "adapters", empty = null, onchang
   let dragged = null;
 
   function add(found, at = items.length) {
-    items.splice(at, 0, itemOf(found.reference ?? found, { family: found.family, label: found.name && stem(found.name), weight: found.weight ?? (refers === "models" ? 0.5 : 1) })); // models are averaged
+    items.splice(at, 0, itemOf(found.reference ?? found, { family: found.family, components: found.components, label: found.name && stem(found.name), weight: found.weight ?? (refers === "models" ? 0.5 : 1) })); // models are averaged
     draw();
     onchange(true);
+    teach(items[at]);
+  }
+  function teach(item) {
+    if (!weighted || refers === "models" || item.components) return;
+    learn(item).then((known) => {
+      if (!known || !node.isConnected) return;
+      draw(); // from here on there are weights of what it has
+      onlearn();
+    }, () => {});
   }
   function move(from, to) {
     if (to < 0 || to >= items.length) return;
@@ -141,5 +159,7 @@ export function stack(items, { about, refers = "adapters", empty = null, onchang
     return undefined;
   });
   draw();
+  items.forEach(teach);
+  const end = onLibrary(() => (node.isConnected ? items.forEach(teach) : end())); // headers are read after the first answer
   return { node, add, draw };
 }

@@ -4,7 +4,7 @@ import { curve } from "./curve.js";
 import { el, fill, fresh } from "./dom.js";
 import { segments } from "./parts.js";
 import { slider } from "./slider.js";
-import { brief, inMode, partsOf, presetOf } from "./weights.js";
+import { brief, fitting, inMode, partsOf, presetOf } from "./weights.js";
 
 const MODES = { one: "One weight", components: "Per component", blocks: "Per block", depth: "Curve" };
 const DEPTH = ["first block", "", "middle", "", "last block"];
@@ -69,7 +69,7 @@ function depth(weight, changed) {
       weight.points = next;
       changed();
     } }),
-    slider({ label: "Text encoder", value: weight.rest ?? 1, onchange: (next) => {
+    weight.rest === null ? null : slider({ label: "Text encoder", value: weight.rest ?? 1, onchange: (next) => {
       weight.rest = next;
       changed();
     } }).node,
@@ -79,10 +79,11 @@ function depth(weight, changed) {
 /**
  * Return the control: `{row, drawer}`; the slider stands in the row, the drawer below it.
  *
- * @param {object} item `{name, weight, family, open}`, changed in place
+ * @param {object} item `{name, weight, family, components, open}`, changed in place
  */
 export function weighting(item, about, changed) {
-  const parts = partsOf(item.family, about.families);
+  const parts = partsOf(item, about.families);
+  if (item.components) item.weight = fitting(item.weight, parts);
   const drawer = el("div.drawer", { hidden: !item.open });
   const row = el("div.weight");
   const note = el("span.soft.small.brief");

@@ -24,7 +24,7 @@ export function spoken({ name, weight }, presets) {
     return `${name}:${presetOf(vector, presets) ?? vector.join(",")}`;
   }
   if (weight.mode === "depth") {
-    return `${name}:te=${tidy(weight.rest ?? 1)}:depth=${weight.points.map(tidy).join(",")}`;
+    return `${name}${weight.rest === null ? "" : `:te=${tidy(weight.rest ?? 1)}`}:depth=${weight.points.map(tidy).join(",")}`;
   }
   const value = tidy(weight.value);
   return value === 1 ? name : `${name}:${value}`;
@@ -56,14 +56,27 @@ function level(weight) {
 
 const UNKNOWN = { components: ["unet", "te"], vectors: [], depth: false };
 
-/** Return the components of a family, and the block vectors that it takes. */
-export const partsOf = (family, families) => families.find((one) => one.name === family) ?? UNKNOWN;
+/** Return the components of an adapter, all of its family where they are not known, and the block vectors that it takes. */
+export function partsOf({ family, components }, families) {
+  const parts = families.find((one) => one.name === family) ?? UNKNOWN;
+  return components ? { ...parts, components: parts.components.filter((one) => components.includes(one)) } : parts;
+}
+
+const hasEncoder = ({ components }) => components.some((one) => one.startsWith("te"));
+
+/** Return a weight without what its adapter does not have. */
+export function fitting(weight, parts) {
+  if (weight.mode === "depth") return { ...weight, rest: hasEncoder(parts) ? (weight.rest ?? 1) : null };
+  if (weight.mode !== "components") return weight;
+  const own = Object.entries(weight.parts).filter(([part]) => parts.components.includes(part));
+  return own.length ? { ...weight, parts: Object.fromEntries(own) } : plain();
+}
 
 /** Return a weight in another mode that says about the same. */
 export function inMode(weight, mode, parts, length) {
   const value = tidy(level(weight));
   if (mode === "components") return { mode, parts: Object.fromEntries(parts.components.map((part) => [part, value])) };
   if (mode === "blocks") return { mode, vector: Array(length ?? parts.vectors[0]).fill(value) };
-  if (mode === "depth") return { mode, points: Array(5).fill(value), rest: value };
+  if (mode === "depth") return { mode, points: Array(5).fill(value), rest: hasEncoder(parts) ? value : null };
   return plain(value);
 }

@@ -1,6 +1,5 @@
 // Mix: a stack of adapters with sliders, the plan and a picture that follow them.
 
-import { get } from "../api.js";
 import { actionPanel } from "../action.js";
 import { el, later } from "../dom.js";
 import { form, wire } from "../form.js";
@@ -42,12 +41,6 @@ function known(name) {
   return itemOf(name, { family: OFFERED.includes(name) ? "tiny" : null });
 }
 
-/** Return the family of an adapter as the library knows it. */
-async function familyOf(name) {
-  const { cards } = await get("/api/library", { words: stem(name), limit: 50, sort: "name" });
-  return cards.find((card) => card.reference === name)?.family ?? null;
-}
-
 export function show(root, { about, verbs, query }) {
   const info = verbs.mix;
   const { value, keep } = remembered("mix", FIRST);
@@ -71,7 +64,6 @@ export function show(root, { about, verbs, query }) {
   const end = actionPanel("mix", values, { label: "Save the mix", missing: "Add at least one adapter.", gives: info.gives, kept: value, keep });
   // one worker draws and plans: while something moves, pictures come first, then a plan of the headers now and then
   let planned = 0;
-  let ended = false;
   let due = false;
   const planNow = (whole) => {
     if (!due) return;
@@ -96,7 +88,7 @@ export function show(root, { about, verbs, query }) {
     all.draw();
     changed();
   };
-  const all = stack(value.adapters, { about, empty: welcome(takeOffered), onchange: changed, adding: false });
+  const all = stack(value.adapters, { about, empty: welcome(takeOffered), onchange: changed, onlearn: () => (keep(), preview.ask(body())), adding: false });
   const settings = form({ verb: "mix", info, values: value.values, about, skip: ["adapters"], kept: value, onchange: changed });
   const grid = () => openGrid({
     items: value.adapters.slice(0, 2), settings: value.draw,
@@ -120,19 +112,9 @@ export function show(root, { about, verbs, query }) {
     panel("Method", settings.node),
     end.node], [preview.node, plan.node]));
   if (added.length) keep();
-  for (const item of value.adapters.filter((one) => !one.family)) {
-    familyOf(item.name).then((family) => {
-      if (!family || ended) return;
-      item.family = family; // from here on there are weights of its blocks
-      keep();
-      all.draw();
-      preview.ask(body());
-    }, () => {});
-  }
   preview.ask(body());
   plan.ask(values());
   return () => {
-    ended = true;
     slow.cancel();
     plan.stop();
     preview.stop();
