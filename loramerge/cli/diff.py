@@ -19,8 +19,10 @@ _LABELS = {"kinds": "kind of modules", "ranks": "rank", "dtypes": "type of numbe
 _LEGEND = (
     "Cosine: 1 means the same direction, 0 unrelated. Distance: relative to the larger norm; 0 "
     "means equal. Best fit: the weight of A that comes closest to B. Norm: of the whole change "
-    "(ΔW). Overlap: of the spaces of outputs or inputs, whichever is less, by principal angles "
-    "weighted by energy; 100 % means the same space with the same energies in it."
+    "(ΔW). Alignment: of the spaces of outputs or inputs, whichever is less, by principal angles "
+    "weighted by energy (the cosine of ΔW ΔWᵀ, or of ΔWᵀ ΔW); 100 % means the same space with the "
+    "same energies in it. The shared outputs and inputs of `mix --explain` are another figure: how "
+    "much of both changes lies in directions that both use, however strong."
 )
 _LEGEND_OF_CHECKPOINTS = (
     "Distance: ‖B − A‖ relative to the larger norm, over the tensors that differ. Cosine: of the "
@@ -53,10 +55,14 @@ def _adapters(result: AdapterDiff) -> None:
         _figures(name, moments, found.overlap(name)) for name, moments in found.blocks().items()
     ]
     rows.append(_figures("all shared modules", found.shared, found.overlap()))
-    distances = [*(moments.distance for moments in found.blocks().values()), found.shared.distance]
+    every = [*found.blocks().values(), found.shared]
+    if found.total != found.shared:  # what one of them lacks counts as zero
+        every.append(found.total)
+        rows.append(_figures("all modules", found.total, Overlap()))
+    distances = [moments.distance for moments in every]
     show.table(
         rows,
-        ("block", "cosine", "distance", "best fit", "norm B/A", "overlap"),
+        ("block", "cosine", "distance", "best fit", "norm B/A", "alignment"),
         drawn=BarColumn("distance", distances, max(1.0, *distances)),
     )
     show.line(_LEGEND)

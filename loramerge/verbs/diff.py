@@ -107,9 +107,9 @@ def _relation(found: Kinship) -> dict[str, Any]:
 
 
 def _spaces(found: Comparison, block: str | None = None) -> dict[str, float | None]:
-    """Return the overlap of the output and of the input spaces."""
+    """Return the alignment of the output and of the input spaces."""
     overlap = found.overlap(block)
-    return {"output_overlap": overlap.outputs, "input_overlap": overlap.inputs}
+    return {"output_alignment": overlap.outputs, "input_alignment": overlap.inputs}
 
 
 def diff(parameters: Diff, context: Context = Context()) -> DiffResult:

@@ -63,8 +63,22 @@ def test_a_truncation_is_told(run):
     found = run.ok("diff", "a:0.5", "small", "--json").json
     assert found["verdict"].startswith("B is A times 2 and resized to rank 1: ")
     assert found["relation"]["kind"] == "resized" and found["relation"]["smaller"] == "B"
-    assert 0 < found["shared"]["output_overlap"] < 1
-    assert set(found["blocks"]["unet.mid_block"]) == {*FIGURES, "output_overlap", "input_overlap"}
+    assert 0 < found["shared"]["output_alignment"] < 1
+    assert set(found["blocks"]["unet.mid_block"]) == {
+        *FIGURES,
+        "output_alignment",
+        "input_alignment",
+    }
+
+
+def test_modules_of_one_count_in_a_row_of_their_own(run):
+    assert "all modules" not in run.ok("diff", "a", "a:0.5").out
+    run.ok("convert", "a", "--drop", "unet.mid_block.*", "-o", "less.safetensors")
+    out = run.ok("diff", "a", "less").out
+    rows = {name: out.split(name)[1].split()[1] for name in ("all shared modules", "all modules")}
+    found = run.ok("diff", "a", "less", "--json").json
+    assert rows["all shared modules"] == f"{found['shared']['relative_distance']:.4f}" == "0.0000"
+    assert rows["all modules"] == f"{found['total']['relative_distance']:.4f}" != "0.0000"
 
 
 def test_the_tolerance_decides(run):

@@ -283,6 +283,36 @@ def test_two_models_are_averaged_at_first(browser, address):
             dialog = tab.view.get_by_role("dialog")
             dialog.get_by_role("button", name=f"{name} comes with loramerge").click()
         tab.view.get_by_text("loramerge merge tiny:0.5 tiny-outlined:0.5").wait_for()
+        run = tab.view.get_by_role("button", name="Merge", exact=True)
+        weight = tab.view.get_by_role("spinbutton", name="Weight of tiny, as a number")
+        weight.fill("0.75")  # the plan is an error, which one click mends
+        tab.view.locator(".plan").get_by_text("must sum to 1; found 1.25").wait_for()
+        assert run.is_disabled()
+        assert tab.view.get_by_role("button", name="Save as recipe").is_disabled()
+        tab.view.get_by_role("button", name="Scale to sum 1").click()
+        code = tab.view.locator(".texts .code")
+        code.get_by_text("loramerge merge tiny:0.6 tiny-outlined:0.4", exact=True).wait_for()
+        tab.view.locator(".plan[data-state=shown] .meter").first.wait_for()
+        assert run.is_enabled()
+        tab.view.get_by_label("Data type").fill("junk")
+        code.get_by_text("—", exact=True).wait_for()  # and not the command of before
+        assert run.is_disabled()
+        tab.view.get_by_label("Data type").fill("float8_e4m3")
+        tab.view.locator(".plan").get_by_text("Error", exact=True).wait_for()
+        run.click()
+        tab.view.locator(".action .job").get_by_text("of the change kept after rounding").wait_for()
+
+
+def test_finer_weights_are_of_the_components_that_an_adapter_has(browser, address):
+    whole = {"family": "sd15", "components": ["unet", "te"]}
+    for own, offered in (({**whole, "components": ["unet"]}, False), (whole, True)):
+        found = {"total": 1, "cards": [card(7, reference="own", **own)], "families": []}
+        with opened(browser, address, "mix?add=own", answers={"/api/library": found}) as tab:
+            tab.view.get_by_role("button", name="Finer weights of own").click()
+            tab.view.get_by_text("Per block", exact=True).wait_for()
+            assert tab.view.get_by_text("Per component", exact=True).count() == offered
+            tab.view.get_by_role("radio", name="Curve").click()
+            assert tab.view.get_by_text("Text encoder", exact=True).count() == offered
 
 
 def links(tab: Any) -> list[str]:

@@ -6,7 +6,7 @@ import pytest
 
 from loramerge.algebra.blocks import FLUX, PRESETS, block_order, check_vector
 from loramerge.families import FAMILIES
-from loramerge.page.families import families
+from loramerge.page.families import component_words, families
 from loramerge.steps.references import parse_reference
 
 FOUND = {one["name"]: one for one in families()}
@@ -39,3 +39,10 @@ def test_what_is_offered_is_taken(name):
     weight = parse_reference(text).weight.components
     for n, component in enumerate(family.components):
         assert weight[component.name] == n
+
+
+def test_the_components_of_an_adapter_have_the_words_of_its_family():
+    assert component_words("sd15", {"unet": 3}) == ["unet"]
+    assert component_words("sdxl", ("text_encoder_2", "unet")) == ["unet", "te2"]
+    assert component_words("sd15", ()) == []
+    assert component_words(None, ("unet",)) is None

@@ -39,11 +39,11 @@ function verdict(pair) {
 }
 
 function pairBlock(pair) {
-  const overlap = Math.max(pair.outputs ?? 0, pair.inputs ?? 0);
+  const shared = Math.max(pair.outputs ?? 0, pair.inputs ?? 0);
   return el("div.pair", {},
     el("p.pair-names", {}, pair.names.map(stem).join(" and ")),
     pair.cosine === null ? null : meter("Cosine", pair.cosine, number(pair.cosine, 2), { signed: true }),
-    pair.outputs === null ? null : meter("Overlap", overlap, percent(overlap, 2), { mark: Math.max(pair.outputs_by_chance ?? 0, pair.inputs_by_chance ?? 0) }),
+    pair.outputs === null ? null : meter("Shared", shared, percent(shared, 2), { mark: Math.max(pair.outputs_by_chance ?? 0, pair.inputs_by_chance ?? 0) }),
     el("p.soft.small", {}, verdict(pair)));
 }
 
