@@ -95,7 +95,12 @@ class MergeResult(Shown):
 
 
 def add_figures(result: MergeResult, found: Sequence[Blended]) -> None:
-    """Add the figures of what was written to a result."""
+    """Add the figures of what was written to a result.
+
+    They are of what was merged. A type for the whole file also computes what is only copied, such as
+    the VAE, and figures over that would depend on the type.
+    """
+    found = [one for one in found if not one.copied]
     survivals = [one.survival for one in found]
     result.moved = _moved(survivals)
     if found:

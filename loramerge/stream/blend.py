@@ -176,7 +176,7 @@ class _Blending:
             error += float(np.dot(lost, lost))
         changed = self.codec is not None and self.codec.changed
         survival = Survival(blend.site.name, self.name, wanted, along, error, size, changed)
-        return Blended(survival, known, self.inputs.applied)
+        return Blended(survival, known, self.inputs.applied, blend.is_copy)
 
     def plainly_stored(self, measured: Place) -> bool:
         """Return whether all rows that are read and written lie in files as plain numbers."""
@@ -203,7 +203,7 @@ class _Blending:
         survival = Survival(
             blend.site.name, self.name, sums.wanted, sums.along, sums.error, sums.size, False
         )
-        return Blended(survival, known, self.inputs.applied)
+        return Blended(survival, known, self.inputs.applied, blend.is_copy)
 
     def multiply(self, values: Sequence[Any], known: dict[tuple[int, int], float]) -> None:
         """Add the inner products of a block of the changes."""

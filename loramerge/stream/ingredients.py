@@ -86,8 +86,10 @@ class Blended:
         survival: what was asked for is the change from the base, or from the first input.
         products: positions of two inputs → ⟨ΔWᵢ, ΔWⱼ⟩ of their changes from the base; empty without one.
         factor: of the final scale, which the result contains.
+        copied: whether it is the parameter of the first input, at most in another type.
     """
 
     survival: Survival
     products: Mapping[tuple[int, int], float]
     factor: float = 1.0
+    copied: bool = False

@@ -23,7 +23,7 @@ class Surveyed:
     """Some tensors of one storage, as a merge would write them.
 
     Args:
-        survivals: of their parameters. The sums of each are multiplied by the number of parameters like
+        survivals: of their parameters, without those that are only copied. The sums of each are multiplied by the number of parameters like
             it that it stands for, so that the sums of all are an estimate for the whole storage.
         measured: number of these tensors.
         tensors: number of all tensors in the storage that the merge computes.
@@ -74,6 +74,7 @@ def survey(
                     threads=threads,
                     notify=notify,
                 )
+                if not one.copied
             ]
     return found
 

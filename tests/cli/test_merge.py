@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import loramerge as lm
+from loramerge.stream.ingredients import Blended
 from tests.builders import small_models
 from tests.builders.bases import read_safetensors
 
@@ -198,3 +199,25 @@ def test_blocks_are_in_order_and_strong_weights_are_described(run: Any) -> None:
     layers = [n for n in done.json["blocks"] if n.startswith("text_encoder.layers.")]
     assert layers == [f"text_encoder.layers.{n}" for n in range(len(layers))]
     assert "at weight 9" in done.err and "usual weights" in done.err
+
+
+def test_figures_are_of_what_is_merged_whatever_the_type(
+    run: Any, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A type for the whole file computes the VAE too, which is only copied."""
+    for name in ("zuzu", "polka"):
+        run.ok("bake", "--base", "tiny", name, "-o", f"with-{name}")
+    merge = ("merge", "with-zuzu:0.5", "with-polka:0.5")
+
+    def moved(dtype: str) -> tuple[float, dict[str, float]]:
+        done = run.ok(*merge, "--dtype", dtype, "-o", dtype, "--json").json
+        return done["moved"], done["blocks"]
+
+    whole, blocks = moved("float16")
+    for dtype in ("bfloat16", "float8"):
+        found, others = moved(dtype)
+        assert found == pytest.approx(whole, rel=1e-3)
+        assert others == pytest.approx(blocks, rel=1e-3)
+    monkeypatch.setattr(Blended, "copied", property(lambda _: False, lambda *_: None))
+    wrong, _ = moved("float32")
+    assert wrong < 0.9 * whole  # counting the VAE makes it smaller
