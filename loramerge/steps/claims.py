@@ -67,6 +67,8 @@ class FoundAdapter:
         sound: of those that hold it as they should.
         told: whether it can be told from the other adapters.
         nothing: whether it changes nothing, as all of its modules are exactly zero.
+        drowned: norm of what is unexplained in its modules, relative to that of its change, where this
+            is too much to tell whether the adapter is there; None where it can be told.
     """
 
     claim: Claim
@@ -76,6 +78,7 @@ class FoundAdapter:
     sound: int
     told: bool = True
     nothing: bool = False
+    drowned: float | None = None
 
     @property
     def strength(self) -> float | None:
@@ -87,8 +90,8 @@ class FoundAdapter:
     @property
     def holds(self) -> bool:
         """True if it is there as a whole, and at the stated weight, or changes nothing."""
-        if self.nothing:
-            return True
+        if self.nothing or self.drowned is not None:
+            return self.nothing
         right = not self.claim.stated or self.factor == 1.0
         return self.factor is not None and right and self.sound == self.modules
 
@@ -146,9 +149,19 @@ class CheckpointContents:
     @property
     def holds(self) -> bool:
         """True if every claim holds, and nothing else differs where all weights are stated."""
+        return all(one.holds for one in self.found) and self._nothing_else
+
+    @property
+    def unclear(self) -> bool:
+        """True if nothing contradicts the claims, but rounding drowns an adapter."""
+        drowned = any(one.drowned is not None for one in self.found)
+        rest = all(one.holds or one.drowned is not None for one in self.found)
+        return drowned and rest and self._nothing_else and not self.missing
+
+    @property
+    def _nothing_else(self) -> bool:
         whole = all(one.claim.stated for one in self.found)
-        clean = not (self.others or self.lacking) or not whole
-        return all(one.holds for one in self.found) and not self.faults and clean
+        return not self.faults and (not (self.others or self.lacking) or not whole)
 
 
 def contents_of(
@@ -197,6 +210,7 @@ def contents_of(
                 sound,
                 told[number] or nothing,
                 nothing,
+                _drowned(own, [float(n == number) for n in range(len(claims))]),
             )
         )
     absent = {number for number, one in enumerate(found) if one.factor is None}
@@ -252,7 +266,29 @@ def _agrees(trace: Trace, number: int, fault: Fault | None, *, few: bool) -> boo
     """
     if fault is None or fault.sort != "other" or number in dict(fault.off):
         return fault is None
-    return not few or trace.moved - 2 * float(trace.along.sum()) + trace.asked < trace.moved / 2
+    return not few or _unexplained(trace) < trace.moved / 2
+
+
+def _drowned(own: Sequence[Trace], only: Sequence[float]) -> float | None:
+    """Return how much larger than an adapter's change is what is unexplained, if that hides the adapter.
+
+    It does if rounding is larger, and if most of the change lies in modules whose share says nothing: in
+    a large module many numbers tell a strength that is far below their rounding.
+
+    Args:
+        own: its modules. only: 1 for the adapter, 0 for the others.
+    """
+    alone = [trace.scaled(only) for trace in own]
+    change = math.fsum(trace.asked for trace in alone)
+    told = math.fsum(trace.asked for trace in alone if trace.spread < _TELLING)
+    if not 0 < change < math.fsum(trace.rounding for trace in own) or told > _MOST * change:
+        return None
+    return _norm(max(0.0, math.fsum(map(_unexplained, own))), change)
+
+
+def _unexplained(trace: Trace) -> float:
+    """Return ‖T − W − ΣD‖² of a module."""
+    return trace.moved - 2 * float(trace.along.sum()) + trace.asked
 
 
 def _energy(traces: Sequence[Trace], number: int) -> float:
@@ -270,9 +306,8 @@ def _norm(rest: float, whole: float) -> float:
 def _rest(first: Presence, traces: Sequence[Trace]) -> float:
     """Return ‖T − W − Σ c_j D_j‖² over all modules; the traces are at the strengths c_j."""
     left = {trace.module for trace in traces}
-    found = [trace.moved - 2 * float(trace.along.sum()) + trace.asked for trace in traces] + [
-        trace.moved for trace in first.traces if trace.module not in left
-    ]
+    found = [*map(_unexplained, traces)]
+    found += [trace.moved for trace in first.traces if trace.module not in left]
     return max(0.0, math.fsum(found)) if all(map(math.isfinite, found)) else math.inf
 
 

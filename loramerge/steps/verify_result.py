@@ -138,6 +138,7 @@ def _adapter(one: FoundAdapter) -> dict[str, Any]:
         "factor": one.factor,
         "holds": one.holds,
         "nothing": one.nothing,
+        "drowned_by": one.drowned,
         "modules": one.modules,
         "sound_modules": one.sound,
         "blocks": {
@@ -168,6 +169,8 @@ def _of_checkpoint(found: CheckpointContents) -> Iterator[str]:
     elif found.holds and not found.missing:
         adapters = "adapter" if len(found.found) == 1 else "adapters"
         yield "It holds what it should." if _stated(found) else f"It holds the {adapters}."
+    elif found.unclear:
+        yield "Whether it holds what it should cannot be told."
     else:
         yield "It does not hold what it should."
     for one in found.found:
@@ -184,7 +187,8 @@ def _of_checkpoint(found: CheckpointContents) -> Iterator[str]:
         yield f"Tensors that no adapter changes differ from the base: {parts}."
     if found.lacking:
         yield f"Only on one side, or in other shapes: {listed(found.lacking, _NAMED)}."
-    if found.kept is not None and found.expected is not None:
+    drowned = any(one.drowned is not None for one in found.found)
+    if found.kept is not None and found.expected is not None and not drowned:
         all_in = all(one.factor is not None or one.nothing for one in found.found)
         change = "the change" if all_in else "the change of the adapters found"
         kept, expected, types = _percent(found.kept), _percent(found.expected), listed(found.types)
@@ -209,6 +213,11 @@ def _strength(one: FoundAdapter, *, several: bool) -> str:
     label, claim = one.claim.label, one.claim
     if one.nothing:
         return f"{label} changes nothing: all of it, {_modules(one.modules)}, is exactly zero."
+    if one.drowned is not None:
+        return (
+            f"Rounding drowns {label}: what is unexplained in its modules is {one.drowned:.3g} times as "
+            "large as its change."
+        )
     if not one.told:
         if several:
             return f"{label} is too much like the other adapters to tell its strength."

@@ -23,8 +23,9 @@ class Surveyed:
     """Some tensors of one storage, as a merge would write them.
 
     Args:
-        survivals: of their parameters, without those that are only copied. The sums of each are multiplied by the number of parameters like
-            it that it stands for, so that the sums of all are an estimate for the whole storage.
+        survivals: of their parameters that are not only copied. The sums of each are multiplied by the
+            number of parameters like it that it stands for, so that the sums of all are an estimate for
+            the whole storage.
         measured: number of these tensors.
         tensors: number of all tensors in the storage that the merge computes.
     """

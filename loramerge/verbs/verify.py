@@ -38,7 +38,7 @@ class Verify:
     Without --base the recipe in the header counts. An adapter is computed again from its inputs, and the
     changes (ΔW) are compared. A checkpoint is compared with its base: the strength of every adapter in
     it, and how much of it rounding kept, are found by least squares, module by module. Exit code 1
-    means that the file does not hold what it should.
+    means that the file does not hold what it should, or that rounding is too coarse to tell.
     """
 
     file: Annotated[Reference, Doc("Checkpoint or adapter to check.", ("FILE",), None, "models")]

@@ -231,3 +231,29 @@ def test_a_change_that_rounding_takes_is_told_in_percent(baked):
     assert said in found.sentences()
     found.contents = replace(found.contents, kept=0.997, expected=1.0)
     assert "99.7 % of the whole change" in found.verdict
+
+
+def test_an_adapter_that_rounding_drowns_cannot_be_told(run):
+    """A hundred times less than rounding: neither this weight nor any other one can be confirmed."""
+    run.ok("bake", "-b", "tiny", "zuzu:0.001", "--dtype", "float8", "-o", "coarse")
+    found = run("verify", "coarse")
+    assert found.code == 1
+    words = " ".join(found.out.split())
+    assert "Whether it holds what it should cannot be told." in words
+    assert "Rounding drowns zuzu: what is unexplained in its modules is" in words
+    assert "It holds" not in words and "would leave" not in words
+    for other in ("zuzu:0.002", "polka:0.001"):
+        assert not run("verify", "coarse", "-b", "tiny", "-l", other, "--json").json["holds"]
+    (adapter,) = run("verify", "coarse", "--json").json["adapters"]
+    assert adapter["drowned_by"] > 10 and not adapter["holds"]
+
+    run.ok("bake", "-b", "tiny", "zuzu:0.5", "polka:0.001", "--dtype", "float8", "-o", "two")
+    told = run("verify", "two", "--json").json
+    assert [one["holds"] for one in told["adapters"]] == [True, False] and not told["holds"]
+
+
+def test_coarse_rounding_leaves_what_many_numbers_tell(run):
+    run.ok("bake", "-b", "tiny", "zuzu:0.1", "--dtype", "float8", "-o", "coarse")
+    found = run.ok("verify", "coarse", "--json").json
+    assert found["holds"] and found["adapters"][0]["drowned_by"] is None
+    assert not run("verify", "coarse", "-b", "tiny", "-l", "zuzu:0.3", "--json").json["holds"]
