@@ -15,7 +15,7 @@ from loramerge.library.registry import cache
 
 __all__ = [
     "OUTLINED", "SHIPPED", "SHIPPED_ADAPTERS", "SHIPPED_BASES", "TINY", "is_shipped", "shipped",
-    "shipped_as", "shipped_name", "shipped_places",
+    "shipped_as", "shipped_name", "shipped_places", "taken_instead",
 ]  # fmt: skip
 
 TINY, OUTLINED = "tiny", "tiny-outlined"
@@ -63,6 +63,19 @@ def shipped_name(path: str | Path) -> str | None:
         return found.name.removesuffix(".safetensors")
     made = found.parent == cache() / "bases" and found.name.startswith(f"{OUTLINED}-")
     return OUTLINED if made else None
+
+
+def taken_instead(name: str, path: Path) -> str | None:
+    """Return a note on a file that is taken for a name that loramerge ships; None for all others.
+
+    Args:
+        path: what `lookup.find` returned for the name.
+    """
+    if name not in (*SHIPPED_ADAPTERS, *SHIPPED_BASES) or shipped_name(path) is not None:
+        return None
+    sort = "adapter" if name in SHIPPED_ADAPTERS else "base"
+    what = "folder" if path.is_dir() else "file"
+    return f"{name}: the {what} {path} is taken, not the {sort} that comes with loramerge"
 
 
 def shipped_places() -> list[Path]:

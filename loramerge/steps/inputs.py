@@ -23,8 +23,9 @@ from loramerge.errors import (
     Setting,
     UsageError,
 )
-from loramerge.events import Notify, Warn
+from loramerge.events import Note, Notify, Warn
 from loramerge.library.lookup import find
+from loramerge.library.shipped import taken_instead
 from loramerge.steps.idle_weights import warn_of_idle
 from loramerge.steps.parameters import Context
 from loramerge.steps.references import Reference
@@ -37,6 +38,7 @@ __all__ = [
     "at_base",
     "base_path",
     "family_of_file",
+    "find_told",
     "is_adapter",
     "is_checkpoint",
     "model_of",
@@ -70,13 +72,32 @@ def _adapter_of(reference: Reference, context: Context, *, whole: bool) -> Adapt
     whole = whole and not context.skip_unknown
     if isinstance(known, Adapter):
         return require_whole(known) if whole else known
-    path = known if known is not None else reference.path(root=context.root)
+    path = known if known is not None else _told(reference, context)
     adapter = (
         read_adapter(path) if context.kept is None else context.kept.adapter(path, read_adapter)
     )
     if adapter.deltas:
         warn_of(require_whole(adapter) if whole else adapter, context.notify)
     return adapter
+
+
+def find_told(name: str, holds: str, context: Context) -> Path:
+    """Return the file of a name, and note if it stands before what comes with loramerge.
+
+    Raises:
+        NotFound, UsageError: see `library.lookup.find`.
+    """
+    return _noted(name, find(name, holds, root=context.root), context)
+
+
+def _told(reference: Reference, context: Context) -> Path:
+    return _noted(reference.name, reference.path(root=context.root), context)
+
+
+def _noted(name: str, path: Path, context: Context) -> Path:
+    if (text := taken_instead(name, path)) is not None:
+        context.notify(Note(text))
+    return path
 
 
 def model_of(reference: Reference, context: Context) -> Adapter | Checkpoint:
@@ -94,7 +115,7 @@ def model_of(reference: Reference, context: Context) -> Adapter | Checkpoint:
     path = known
     if path is None:
         try:
-            path = reference.path(root=context.root)
+            path = _told(reference, context)
         except NotFound:
             path = _base_instead(reference, context)
             if path is None:
@@ -113,7 +134,7 @@ def model_of(reference: Reference, context: Context) -> Adapter | Checkpoint:
 def _base_instead(reference: Reference, context: Context) -> Path | None:
     """Return the registered base of a name, None if there is none."""
     try:
-        return find(reference.name, "bases", root=context.root)
+        return find_told(reference.name, "bases", context)
     except NotFound:
         return None
 
@@ -162,7 +183,7 @@ def base_path(name: str, context: Context) -> Path:
     known = context.known.get(name)
     if isinstance(known, Adapter):
         raise UsageError(f"{name!r} is an adapter, and a base is needed here")
-    return known if known is not None else find(name, "bases", root=context.root)
+    return known if known is not None else find_told(name, "bases", context)
 
 
 _AN_ADAPTER: tuple[str, Message] = (

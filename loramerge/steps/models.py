@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 from loramerge.adapter import Adapter
 from loramerge.algebra.weights import Weight
 from loramerge.errors import FamilyError, UsageError
-from loramerge.library.lookup import find
 from loramerge.steps.idle_weights import warn_of_idle_in
-from loramerge.steps.inputs import adapter_of, is_adapter, open_base
+from loramerge.steps.inputs import adapter_of, find_told, is_adapter, open_base
 from loramerge.steps.parameters import Context
 from loramerge.steps.references import Reference
 
@@ -130,7 +129,7 @@ def _opened(reference: Reference, context: Context, *, whole: bool) -> Checkpoin
     known = context.known.get(reference.name)
     if reference.adapter or isinstance(known, Adapter):
         return adapter_of(reference, context, whole=whole)
-    path = known if known is not None else find(reference.name, "models", root=context.root)
+    path = known if known is not None else find_told(reference.name, "models", context)
     try:
         return open_checkpoint(path)
     except FamilyError:

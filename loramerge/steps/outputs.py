@@ -15,6 +15,7 @@ from loramerge.dialects import Dialect
 from loramerge.errors import FileError, Message, OutputExists, Setting, UsageError
 from loramerge.files.atomic import Contents, check_contents, check_target, may_be_in_name
 from loramerge.library.paths import is_adapter_folder
+from loramerge.library.shipped import SHIPPED_ADAPTERS, SHIPPED_BASES
 from loramerge.steps.references import Reference
 from loramerge.steps.writing import WriteParameters
 
@@ -106,13 +107,17 @@ def default_name(stem: str, suffix: str) -> Path:
         while len(clean.encode()) > _MOST_BYTES:
             clean = clean[:-1]
         clean = f"{clean}-{digest}"
+    if clean in (*SHIPPED_ADAPTERS, *SHIPPED_BASES):  # a file of that name would stand before it
+        clean = f"{clean}-copy"
     return Path(clean + suffix)
 
 
 def sum_name(references: Sequence[Reference]) -> str:
-    """Return `a@0.7+b@0.3`; a weight of 1 is left out."""
+    """Return `a@0.7+b@0.3`; a weight of 1 is left out, and weights add no spaces."""
     return "+".join(
-        r.label if r.written == "1" else f"{r.label}@{r.written}".replace(":", "@")
+        r.label
+        if r.written == "1"
+        else f"{r.label}@{r.written.replace(' ', '-')}".replace(":", "@")
         for r in references
     )
 

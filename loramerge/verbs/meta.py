@@ -32,8 +32,8 @@ from loramerge.files.pickled import refuse_foreign
 from loramerge.files.reader import TensorFile
 from loramerge.files.rewrite import rewrite_header
 from loramerge.files.signatures import foreign_in
-from loramerge.library.lookup import find
 from loramerge.library.shipped import is_shipped
+from loramerge.steps.inputs import find_told
 from loramerge.steps.outputs import checkpoint_output
 from loramerge.steps.parameters import Context, Doc, Verb
 
@@ -180,10 +180,10 @@ VERB = Verb("meta", Meta, "report", meta, None)
 def _place(name: str, context: Context) -> Path:
     """Return the path that a name stands for: an adapter's, or else a base's."""
     try:
-        return find(name, "adapters", root=context.root)
+        return find_told(name, "adapters", context)
     except NotFound as error:
         try:
-            return find(name, "bases", root=context.root)
+            return find_told(name, "bases", context)
         except LoramergeError:
             raise error from None
 

@@ -171,3 +171,22 @@ def test_a_corrupt_registry_is_named(run, tmp_path):
 def test_json_files(run):
     run.ok("library", "list", "--json-file", "x.json")
     assert json.loads((run.folder / "x.json").read_text("utf-8")) == []
+
+
+def test_a_file_before_what_comes_with_loramerge_is_noted(run):
+    """And no verb makes one by itself: the default name is another."""
+    assert "comes with loramerge" not in run.ok("inspect", "zuzu").err
+    assert run.ok("mix", "zuzu", "--json").json["outputs"] == ["zuzu-copy.safetensors"]
+    (run.folder / "zuzu-copy.safetensors").rename(run.folder / "zuzu.safetensors")
+    note = "zuzu: the file zuzu.safetensors is taken, not the adapter that comes with loramerge"
+    for command in (("inspect", "zuzu"), ("meta", "zuzu"), ("mix", "zuzu", "polka")):
+        assert run.ok(*command).err.count(note) == 1, command
+    run.ok("bake", "--base", "tiny", "zuzu", "-o", "tiny")
+    found = run.ok("bake", "--base", "tiny", "polka", "-o", "two").err
+    assert "tiny: the folder tiny is taken, not the base that comes with loramerge" in found
+    assert "comes with loramerge" not in run.ok("inspect", "two", "zuzu.safetensors").err
+
+
+def test_default_names_have_no_spaces(run):
+    done = run.ok("mix", "zuzu:depth=0,1", "polka:0.5", "--json")
+    assert done.json["outputs"] == ["zuzu@2-depths+polka@0.5.safetensors"]

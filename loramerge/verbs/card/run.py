@@ -15,11 +15,10 @@ from loramerge.files.atomic import check_target
 from loramerge.files.folders import IMAGE_SUFFIXES
 from loramerge.files.reports import check_apart
 from loramerge.files.writer import write_bytes
-from loramerge.library.lookup import find
 from loramerge.library.paths import below
 from loramerge.library.shipped import is_shipped
 from loramerge.library.sidecars import sidecars_of
-from loramerge.steps.inputs import read_adapter
+from loramerge.steps.inputs import find_told, read_adapter
 from loramerge.steps.parameters import Context, Doc, Verb
 from loramerge.steps.prediction import Prediction
 from loramerge.steps.shown import Shown
@@ -160,7 +159,7 @@ def _path(parameters: Card, context: Context) -> Path:
             f"{parameters.file!r} is in memory, and a card describes a file",
             hint="add save: FILE to the step that makes it",
         )
-    return known if known is not None else find(parameters.file, "adapters", root=context.root)
+    return known if known is not None else find_told(parameters.file, "adapters", context)
 
 
 def _output(parameters: Card, path: Path) -> Path:
