@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path, PurePath
 
 from loramerge.errors import NotFound
+from loramerge.events import Notify, ignore
 from loramerge.files.signatures import foreign_in
 from loramerge.library.lookup import find
 from loramerge.library.paths import (
@@ -19,13 +20,16 @@ from loramerge.library.paths import (
     may_hold,
     walk,
 )
+from loramerge.library.shipped import told
 
 __all__ = ["expand", "files_of"]
 
 _MAGIC = "*?["
 
 
-def expand(names: Sequence[str], root: Path | None = None) -> list[tuple[Path, PurePath]]:
+def expand(
+    names: Sequence[str], root: Path | None = None, notify: Notify = ignore
+) -> list[tuple[Path, PurePath]]:
     """Return the adapter files of names, folders (recursively) and patterns.
 
     A text is a pattern only if no file has that name, so `face [v2].safetensors` is a name.
@@ -63,12 +67,12 @@ def expand(names: Sequence[str], root: Path | None = None) -> list[tuple[Path, P
             for place, part in _matched(path):
                 add(place, part)
         else:
-            place = find(name, "adapters", root=root)
+            place = told(name, find(name, "adapters", root=root), notify)
             add(place, PurePath(place.name or place.resolve().name))
     return list(found.values())
 
 
-def files_of(name: str, root: Path | None = None) -> list[Path]:
+def files_of(name: str, root: Path | None = None, notify: Notify = ignore) -> list[Path]:
     """Return the adapters or the checkpoint of a name, for inspection.
 
     A folder that is a checkpoint or an adapter counts as one; others stand for all adapters in them.
@@ -78,9 +82,9 @@ def files_of(name: str, root: Path | None = None) -> list[Path]:
     """
     path = below(root, name)
     if os.path.isfile(path / BASE_CONFIG) or is_sharded(path):
-        return [path]
+        return [told(name, path, notify)]
     try:
-        return [place for place, _ in expand([name], root)]
+        return [place for place, _ in expand([name], root, notify)]
     except NotFound:
         with suppress(NotFound):
             base = find(name, "bases", root=root)

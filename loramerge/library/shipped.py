@@ -11,11 +11,12 @@ from pathlib import Path
 
 import loramerge
 from loramerge.errors import FileError, NotFound
+from loramerge.events import Note, Notify
 from loramerge.library.registry import cache
 
 __all__ = [
     "OUTLINED", "SHIPPED", "SHIPPED_ADAPTERS", "SHIPPED_BASES", "TINY", "is_shipped", "shipped",
-    "shipped_as", "shipped_name", "shipped_places", "taken_instead",
+    "shipped_as", "shipped_name", "shipped_places", "told",
 ]  # fmt: skip
 
 TINY, OUTLINED = "tiny", "tiny-outlined"
@@ -65,17 +66,14 @@ def shipped_name(path: str | Path) -> str | None:
     return OUTLINED if made else None
 
 
-def taken_instead(name: str, path: Path) -> str | None:
-    """Return a note on a file that is taken for a name that loramerge ships; None for all others.
-
-    Args:
-        path: what `lookup.find` returned for the name.
-    """
-    if name not in (*SHIPPED_ADAPTERS, *SHIPPED_BASES) or shipped_name(path) is not None:
-        return None
-    sort = "adapter" if name in SHIPPED_ADAPTERS else "base"
-    what = "folder" if path.is_dir() else "file"
-    return f"{name}: the {what} {path} is taken, not the {sort} that comes with loramerge"
+def told(name: str, path: Path, notify: Notify) -> Path:
+    """Return the path that was found for a name, and note if it is not what loramerge ships so."""
+    if name in (*SHIPPED_ADAPTERS, *SHIPPED_BASES) and shipped_name(path) is None:
+        sort = "adapter" if name in SHIPPED_ADAPTERS else "base"
+        what = "folder" if path.is_dir() else "file"
+        text = f"{name}: the {what} {path} is taken, not the {sort} that comes with loramerge"
+        notify(Note(text))
+    return path
 
 
 def shipped_places() -> list[Path]:

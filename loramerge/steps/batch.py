@@ -140,7 +140,9 @@ def in_batch(
     parameters.check()
     if parameters.results:
         check_table(Path(parameters.results))
-    files = _without_outputs(expand(parameters.files, context.root), parameters.out_dir)
+    files = _without_outputs(
+        expand(parameters.files, context.root, context.notify), parameters.out_dir
+    )
     several = len(files) > 1 or parameters.out_dir is not None
     if several and parameters.output is not None:
         raise UsageError(

@@ -23,9 +23,9 @@ from loramerge.errors import (
     Setting,
     UsageError,
 )
-from loramerge.events import Note, Notify, Warn
+from loramerge.events import Notify, Warn
 from loramerge.library.lookup import find
-from loramerge.library.shipped import taken_instead
+from loramerge.library.shipped import told
 from loramerge.steps.idle_weights import warn_of_idle
 from loramerge.steps.parameters import Context
 from loramerge.steps.references import Reference
@@ -87,17 +87,11 @@ def find_told(name: str, holds: str, context: Context) -> Path:
     Raises:
         NotFound, UsageError: see `library.lookup.find`.
     """
-    return _noted(name, find(name, holds, root=context.root), context)
+    return told(name, find(name, holds, root=context.root), context.notify)
 
 
 def _told(reference: Reference, context: Context) -> Path:
-    return _noted(reference.name, reference.path(root=context.root), context)
-
-
-def _noted(name: str, path: Path, context: Context) -> Path:
-    if (text := taken_instead(name, path)) is not None:
-        context.notify(Note(text))
-    return path
+    return told(reference.name, reference.path(root=context.root), context.notify)
 
 
 def model_of(reference: Reference, context: Context) -> Adapter | Checkpoint:

@@ -228,7 +228,7 @@ def _open(
     found += [one for one in known if isinstance(one, Adapter)]
     paths = [one for one in known if isinstance(one, Path)]
     rest = [name for name, one in zip(names, known, strict=True) if one is None]
-    paths += [path for path, _ in expand(rest, context.root)] if rest else []
+    paths += [path for path, _ in expand(rest, context.root, context.notify)] if rest else []
     tops = [below(context.root, name) for name in rest]
     for path in dict.fromkeys(paths):
         if own is not None and path.resolve() == Path(own).resolve():

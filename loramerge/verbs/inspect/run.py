@@ -108,7 +108,7 @@ def things(names: Sequence[str], context: Context) -> list[Path | InMemory]:
         elif known is not None:
             found.append(known)
         else:
-            top, files = below(context.root, name), files_of(name, context.root)
+            top, files = below(context.root, name), files_of(name, context.root, context.notify)
             if len(files) > 1:
                 from loramerge.verbs.inspect.things import wholes
 

@@ -95,7 +95,7 @@ def curve_of(parameters: ResizeFiles, context: Context) -> CurveResult:
         UsageError: if they name several files, or options that a curve does not have.
     """
     _check(parameters)
-    files = expand(parameters.files, context.root)
+    files = expand(parameters.files, context.root, context.notify)
     if len(files) != 1:
         raise UsageError(
             "a curve is of one file",
