@@ -33,6 +33,7 @@ from loramerge.steps.weight_words import (
     number_in,
     refuse_decimal_comma,
     vector_in,
+    weight_in_words,
     weight_words,
 )
 
@@ -72,8 +73,8 @@ class Reference:
 
     @property
     def weight_in_words(self) -> str:
-        """The weight as it was written, or the name of its file."""
-        return self.file or self.written
+        """The weight as it was written, with that of the rest, or the name of its file."""
+        return self.file or weight_in_words(self.weight, self.written)
 
     def __str__(self) -> str:
         """Return the text of the reference."""

@@ -10,10 +10,11 @@ from typing import Any
 from loramerge.algebra.compare import Comparison
 from loramerge.algebra.kinship import ROUNDED
 from loramerge.algebra.presence import Fault
-from loramerge.algebra.weights import shown_number
+from loramerge.algebra.weights import Weight, shown_number
 from loramerge.errors import listed
 from loramerge.steps.claims import CheckpointContents, FoundAdapter
 from loramerge.steps.shown import Shown
+from loramerge.steps.weight_words import weight_in_words, weight_words
 
 __all__ = ["Twice", "VerifyResult"]
 
@@ -231,7 +232,7 @@ def _strength(one: FoundAdapter, *, several: bool) -> str:
     strength = f"strength {at:.3g}" if at is not None else f"{one.factor:.3g} times its weights"
     if not claim.stated:
         return f"{label} is in it at {strength}."
-    wanted = shown_number(claim.weight.default) if claim.weight.plain else claim.weight.text()
+    wanted = _wanted(claim.weight)
     if one.factor == 1.0:
         return f"{label} is in it at the weight {wanted}."
     reason = _reason(one)
@@ -239,6 +240,14 @@ def _strength(one: FoundAdapter, *, several: bool) -> str:
         f"{label} is in it at {strength}, {one.factor:.3g} times the weight {wanted}"
         f"{f': {reason}' if reason else ''}."
     )
+
+
+def _wanted(weight: Weight) -> str:
+    """Return the words for the weight that an adapter should have."""
+    if weight.plain:
+        return shown_number(weight.default)
+    written = weight.text() if weight.match else ":".join(weight_words(weight))
+    return weight_in_words(weight, written)
 
 
 def _reason(one: FoundAdapter) -> str:

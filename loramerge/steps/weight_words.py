@@ -11,7 +11,7 @@ from loramerge.families.components import COMPONENT_WORDS
 
 __all__ = [
     "BLOCKS", "DEPTH", "component_in", "depth_in", "number_in", "refuse_decimal_comma", "vector_in",
-    "weight_words",
+    "weight_in_words", "weight_words",
 ]  # fmt: skip
 
 BLOCKS = "lbw"  # of LoRA Block Weight for A1111: `<lora:A:1:lbw=OUTALL>`
@@ -69,6 +69,20 @@ def depth_in(values: str, text: str) -> tuple[float, ...]:
             expected="two numbers or more with commas between, as in depth=0,1,0.5",
         )
     return tuple(map(float, values.split(",")))
+
+
+def weight_in_words(weight: Weight, written: str) -> str:
+    """Return a weight for reports: as it was written, and what parts that it does not name have.
+
+    Weights per block or by depth name all of a network, and a number in front is that of the rest.
+    """
+    named = weight.components or weight.match
+    if not named or weight.blocks or weight.depth or weight.states_default:
+        return written
+    whole = {name for word in ("unet", "te") for name in COMPONENT_WORDS[word]}
+    if whole <= weight.components.keys():
+        return written
+    return f"{written}, the rest {shown_number(weight.default)}"
 
 
 def weight_words(weight: Weight) -> list[str]:

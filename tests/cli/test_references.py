@@ -92,7 +92,16 @@ def test_a_weight_per_component(run):
     assert all(stem.startswith("unet.") for stem in weights(run.folder / "out.safetensors"))
     result = run.ok("mix", "b:unet=0.5:te1=2", "--json").json
     assert result["outputs"] == ["b@unet=0.5@te1=2.safetensors"]
-    assert result["inputs"][0]["weight"] == "unet=0.5:te1=2"
+    assert result["inputs"][0]["weight"] == "unet=0.5:te1=2, the rest 1"
+    for weight, words in (
+        ("te=0", "at weights te=0, the rest 1\n"),
+        ("te=0:0.5", "at weights 0.5:te=0\n"),
+        ("unet=0.5:te=1", "at weights unet=0.5:te=1\n"),
+    ):
+        shown = run.ok(
+            "bake", "-b", "base.safetensors", f"b:{weight}", "-o", "x.safetensors", "--force"
+        )
+        assert f"b.safetensors {words}" in shown.out.replace(" \n", "\n"), shown.out
 
 
 def test_two_bare_numbers_are_refused_with_both_readings(run):
