@@ -316,5 +316,6 @@ def advice_on_command(word: str, known: Collection[str]) -> str | None:
     answer = answer_to_command(word)
     if answer is not None:
         return answer
-    close = nearest(word, known, CLOSE)
+    swapped = (one for one in known if sorted(one) == sorted(word))  # `mxi`: too short to be alike
+    close = nearest(word, known, CLOSE) or next(swapped, None)
     return None if close is None else f"did you mean {close}?"

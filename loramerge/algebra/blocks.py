@@ -96,9 +96,21 @@ def check_vector(values: Sequence[Any], family: Family) -> Mapping[str, Any]:
         raise UsageError(
             f"a block vector of {len(values)} values names blocks that {family.name} lacks",
             found=listed(strange, 5),
-            hint=LENGTHS,
+            hint=f"{family.name} takes {_lengths_of(family)} values (docs/weights.md), or weights by "
+            "depth, as in NAME:depth=0,1",
         )
     return dict(zip(names, values, strict=True))
+
+
+def _lengths_of(family: Family) -> str:
+    """Return the lengths of the block vectors that a family with a UNet takes: `17 or 26`."""
+    order = {"BASE", *block_order(family)}
+    fits = [
+        n
+        for n, names in VECTORS.items()
+        if n not in FLUX_LENGTHS and (n == 26 or order >= {*names})
+    ]
+    return " or ".join(map(str, fits))
 
 
 def unet_family(adapter: Adapter, values: Sequence[Any]) -> Family:

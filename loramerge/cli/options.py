@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from loramerge.errors import suggestion
 from loramerge.steps.parameters import Parameter
 
 __all__ = [
@@ -190,6 +191,18 @@ def option_of(one: Parameter) -> click.Parameter:
     )
 
 
+class _Choice(click.Choice[Any]):
+    """One of several words; the error names the one that is probably meant."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter as error:
+            if hint := suggestion(str(value), map(str, self.choices)):
+                error.message += f"\n  hint: {hint}"
+            raise
+
+
 class _Separated(click.ParamType[Any]):
     """Several values of a type in one text, with commas between them."""
 
@@ -248,9 +261,9 @@ def _metavar(word: str, *, required: bool, many: bool) -> str:
 
 def _click_type(one: Parameter) -> click.ParamType[Any]:
     if one.doc.choices is not None:
-        return click.Choice(one.doc.choices())
+        return _Choice(one.doc.choices())
     if typing.get_origin(one.kind) is typing.Literal:
-        return click.Choice(typing.get_args(one.kind))
+        return _Choice(typing.get_args(one.kind))
     if one.kind in (int, float):
         return _range(one.kind, one.bounds)
     return click.STRING

@@ -30,6 +30,7 @@ __all__ = [
     "numpy_dtype",
     "scalar",
     "scalar_bytes",
+    "type_words",
 ]
 
 
@@ -89,10 +90,11 @@ PLAIN_FLOATS: tuple[str, ...] = ("F64", "F32", "F16", "BF16")
 FLOATS: tuple[str, ...] = (*PLAIN_FLOATS, "F8_E4M3", "F8_E5M2")
 
 _ML_DTYPES = frozenset({"bfloat16", "float8_e4m3fn", "float8_e5m2", "float8_e8m0fnu"})
+_SHORT = {"F8_E4M3": "float8"}  # what most people write
 _WORDS = {dtype.word: name for name, dtype in DTYPES.items()} | {
     "fp64": "F64", "fp32": "F32", "fp16": "F16", "bf16": "BF16", "half": "F16", "float": "F32",
-    "fp8": "F8_E4M3", "float8": "F8_E4M3",
-}  # fmt: skip
+    "fp8": "F8_E4M3",
+} | {word: name for name, word in _SHORT.items()}  # fmt: skip
 _STRUCT = {
     "F64": "<d", "F32": "<f", "F16": "<e", "I64": "<q", "I32": "<i", "I16": "<h", "I8": "<b",
     "U64": "<Q", "U32": "<I", "U16": "<H", "U8": "<B", "BOOL": "<?",
@@ -145,8 +147,15 @@ def dtype_of(word: str) -> str:
     try:
         return _WORDS[word.lower()]
     except KeyError:
-        known = [DTYPES[name].word for name in FLOATS]
-        raise UsageError(f"unknown dtype {word!r}", expected=", ".join(known)) from None
+        raise UsageError(f"unknown dtype {word!r}", expected=type_words(FLOATS)) from None
+
+
+def type_words(names: Iterable[str]) -> str:
+    """Return the words for types, for errors and help: `float16, float8_e4m3 (or float8)`."""
+    return ", ".join(
+        f"{DTYPES[name].word} (or {_SHORT[name]})" if name in _SHORT else DTYPES[name].word
+        for name in names
+    )
 
 
 def is_plain(dtype: str) -> bool:

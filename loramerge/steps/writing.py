@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from loramerge.algebra.ranks import RankRule
-from loramerge.errors import Setting, UsageError, listed, suggestion
-from loramerge.files.dtypes import DTYPES, dtype_of
+from loramerge.errors import Setting, UsageError, suggestion
+from loramerge.files.dtypes import DTYPES, dtype_of, type_words
 from loramerge.parameters import Bounds, Doc
 from loramerge.steps.amounts import size_in_bytes, size_label
 
@@ -64,8 +64,8 @@ def float_type(word: str | None, allowed: Sequence[str]) -> str | None:
     if kind not in words:
         raise UsageError(
             f"{word!r} is not a type that can be written here",
-            expected=listed(list(words.values())),
-            hint=suggestion(word, words.values()),
+            expected=type_words(allowed),
+            hint=suggestion(word, words.values()) if kind is None else None,
         )
     return kind
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 import shlex
+from typing import Any
 
 import click
 import pytest
 
 from loramerge.cli.commands import summaries
 from loramerge.cli.main import group
+from loramerge.files.dtypes import FLOATS, dtype_of, type_words
 from tests.builders.sampler import few_steps
 from tests.builders.unmeasured import unmeasured
 from tests.cli.examples import examples_of, prepare, walk
@@ -101,3 +103,26 @@ def test_version(run):
 
 def test_the_group_is_lazy():
     assert isinstance(group, click.Group) and list(group.list_commands(None)) == list(summaries())  # type: ignore[arg-type]
+
+
+def test_slips_in_commands_and_choices_are_named(run: Any) -> None:
+    run.refused(2, "mxi", says=("did you mean mix?",))
+    run.refused(2, "mix", "a", "b", "--method", "tiess", says=("'tiess'", "did you mean ties?"))
+    error = run.refused(2, "mix", "a", "b", "--method", "qqqq", says=("'qqqq'",))
+    assert "did you mean" not in error.err
+
+
+def test_types_that_work_are_in_help_and_error(run: Any) -> None:
+    words = type_words(FLOATS)
+    assert "float8_e4m3 (or float8)" in words
+    for verb, base in (("bake", ("-b", "tiny")), ("merge", ())):
+        assert words in " ".join(run.ok(verb, "--help").out.split())
+        run.refused(2, verb, *base, "tiny", "tiny", "--dtype", "flaot", "-o", "x", says=(words,))
+    for word in words.replace(" (or ", ", ").replace(")", "").split(", "):
+        assert dtype_of(word) in FLOATS
+
+
+def test_vectors_that_a_family_takes_are_named(run: Any) -> None:
+    run.refused(
+        2, "mix", "zuzu:OUTALL", "-o", "x.safetensors", says=("tiny takes 26 values", "depth=0,1")
+    )

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from loramerge.checkpoint.conversion import storing_of
 from loramerge.errors import Setting, UsageError
-from loramerge.files.dtypes import FLOATS, PLAIN_FLOATS
+from loramerge.files.dtypes import FLOATS, PLAIN_FLOATS, type_words
 from loramerge.parameters import Bounds, Doc
 from loramerge.steps.checkpoints import (
     components_of,
@@ -89,7 +89,10 @@ class Bake(WeightParameters, UnknownParameter):
     seed: Annotated[int, Bounds(ge=0), Doc("Seed of stochastic rounding.")] = 0
     dtype: Annotated[
         str | None,
-        Doc("Give all floating tensors this type [default: as in the base].", metavar="TYPE"),
+        Doc(
+            f"Give all floating tensors this type: {type_words(FLOATS)} [default: as in the base].",
+            metavar="TYPE",
+        ),
     ] = None
     keep_touched: Annotated[
         str | None,

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 from loramerge.errors import UsageError
-from loramerge.files.dtypes import FLOATS
+from loramerge.files.dtypes import FLOATS, type_words
 from loramerge.parameters import Doc
 from loramerge.steps.checkpoints import (
     components_of,
@@ -120,7 +120,10 @@ class Merge(CheckpointMethodParameters, WeightParameters, UnknownParameter):
     ] = ()
     dtype: Annotated[
         str | None,
-        Doc("Give all floating tensors this type [default: as in the first].", metavar="TYPE"),
+        Doc(
+            f"Give all floating tensors this type: {type_words(FLOATS)} [default: as in the first].",
+            metavar="TYPE",
+        ),
     ] = None
     allow_nonfinite: Annotated[
         bool,
