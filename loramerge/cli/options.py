@@ -198,9 +198,10 @@ class _Choice(click.Choice[Any]):
         try:
             return super().convert(value, param, ctx)
         except click.BadParameter as error:
-            if hint := suggestion(str(value), map(str, self.choices)):
-                error.message += f"\n  hint: {hint}"
-            raise
+            hint = suggestion(str(value), map(str, self.choices))
+            if hint is None:
+                raise
+            raise click.BadParameter(f"{error.message}\n  hint: {hint}", ctx, param) from None
 
 
 class _Separated(click.ParamType[Any]):
