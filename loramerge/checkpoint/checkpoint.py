@@ -85,8 +85,11 @@ class Checkpoint:
 
     @property
     def size(self) -> int:
-        """Bytes of all weight files."""
-        return sum(file.path.stat().st_size for file in self.files.weights)
+        """Bytes of all files: weights and what a result has as well, such as configurations."""
+        root = self.files.root
+        others = [] if root is None else [root / one for one in self.files.others]
+        paths = (*(file.path for file in self.files.weights), *others)
+        return sum(path.stat().st_size for path in paths)
 
 
 def open_checkpoint(path: str | PathLike[str]) -> Checkpoint:

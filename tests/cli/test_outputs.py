@@ -311,3 +311,12 @@ def test_the_results_of_a_folder_do_not_stay_in_memory(run, loras, monkeypatch):
     results = [file.result for file in found.files if file.result is not None]
     assert [result.adapter for result in results] == [None] * 3
     assert all(result.size and result.modules for result in results)
+
+
+def test_a_folder_has_one_size(run):
+    """What a bake writes is what inspecting and comparing count: configurations as well as weights."""
+    run.ok("bake", "--base", "tiny", "zuzu", "-o", "m1")
+    written = run.ok("bake", "--base", "tiny", "polka", "-o", "m2", "--json").json["size"]
+    assert written == sum(path.stat().st_size for path in (run.folder / "m2").rglob("*.*"))
+    (inspected,) = run.ok("inspect", "m2", "--json").json
+    assert inspected["size"] == written
