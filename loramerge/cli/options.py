@@ -191,8 +191,8 @@ def option_of(one: Parameter) -> click.Parameter:
     )
 
 
-class _Choice(click.Choice[Any]):
-    """One of several words; the error names the one that is probably meant."""
+class _OneOf(click.Choice[Any]):
+    """A choice of several words; the error names the one that is probably meant."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         try:
@@ -262,9 +262,9 @@ def _metavar(word: str, *, required: bool, many: bool) -> str:
 
 def _click_type(one: Parameter) -> click.ParamType[Any]:
     if one.doc.choices is not None:
-        return _Choice(one.doc.choices())
+        return _OneOf(one.doc.choices())
     if typing.get_origin(one.kind) is typing.Literal:
-        return _Choice(typing.get_args(one.kind))
+        return _OneOf(typing.get_args(one.kind))
     if one.kind in (int, float):
         return _range(one.kind, one.bounds)
     return click.STRING

@@ -171,7 +171,7 @@ def _of_checkpoint(found: CheckpointContents) -> Iterator[str]:
         adapters = "adapter" if len(found.found) == 1 else "adapters"
         yield "It holds what it should." if _stated(found) else f"It holds the {adapters}."
     elif found.unclear:
-        yield "Whether it holds what it should cannot be told."
+        yield "It is not known whether it holds what it should."
     else:
         yield "It does not hold what it should."
     for one in found.found:
