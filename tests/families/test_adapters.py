@@ -96,9 +96,9 @@ CONVERTERS = (
     Converter("_convert_non_diffusers_z_image_lora_to_diffusers", "z-image", "comfyui"),
     Converter("_convert_non_diffusers_z_image_lora_to_diffusers", "z-image", "kohya"),
     # of the refiner's attention it cuts the factor that is not to be cut; the embedders have other
-    # names in ComfyUI, which it does not know
+    # names in ComfyUI, which it does not know, and so have text encoders
     Converter("_convert_hunyuan_video_lora_to_diffusers", "hunyuan-video", "comfyui",
-              but=r"final_layer.adaLN|self_attn_qkv|(time|guidance)_in|txt_in\.[tc]_embedder"),
+              but=r"^text_enc|final_layer.adaLN|self_attn_qkv|(time|guidance)_in|txt_in\.[tc]_embedder"),
     # it renames nothing
     *(
         Converter("_convert_non_diffusers_ltxv_lora_to_diffusers", name, "comfyui",
@@ -106,14 +106,17 @@ CONVERTERS = (
         for name in ("ltx-video", "ltx-video-13b")
     ),
     # it renames more than one part of a name, and so keeps `audio_patchify_proj` and modulation apart
-    Converter("_convert_non_diffusers_ltx2_lora_to_diffusers", "ltx-2", "comfyui"),
+    # (the projection of the text is given to it alone, with its prefix)
+    Converter("_convert_non_diffusers_ltx2_lora_to_diffusers", "ltx-2", "comfyui",
+              but=r"^text_embedding_projection"),
     Converter("_convert_non_diffusers_krea2_lora_to_diffusers", "krea2", "comfyui"),
     # of layers outside of the blocks it knows none
     Converter("_convert_non_diffusers_ideogram4_lora_to_diffusers", "ideogram4", "comfyui",
               r"layers\.\d"),
     Converter("_convert_non_diffusers_minimax_h3_lora_to_diffusers", "minimax-h3", "comfyui"),
     Converter("_convert_non_diffusers_minimax_h3_lora_to_diffusers", "minimax-h3", "kohya"),
-    Converter("_convert_non_diffusers_hidream_lora_to_diffusers", "hidream-i1", "comfyui"),
+    Converter("_convert_non_diffusers_hidream_lora_to_diffusers", "hidream-i1", "comfyui",
+              but=r"^text_enc"),
     # it renames the blocks alone
     Converter("_convert_non_diffusers_flux3_lora_to_diffusers", "flux3", "comfyui", r"blocks\."),
     # it does not know ComfyUI's names of the text encoder

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -80,10 +80,15 @@ def interrupted_at(line: int, work: Callable[[], None]) -> bool:
                 signal.raise_signal(signal.SIGINT)
         return trace
 
-    before = sys.gettrace()
-    try:
+    def steps() -> Iterator[None]:
+        # a frame of its own: Python does not forget an error whose handling a trace interrupts
         sys.settrace(trace)
         work()
+        yield
+
+    before = sys.gettrace()
+    try:
+        next(steps())
     except KeyboardInterrupt:
         pass
     finally:
@@ -119,6 +124,7 @@ def _pythons_own_handler() -> Any:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     gc.enable()
+    assert sys.exc_info() == (None, None, None)
     assert signal.signal(signal.SIGINT, before) is signal.default_int_handler
 
 

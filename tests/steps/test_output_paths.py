@@ -45,7 +45,12 @@ CASES: dict[str, list[dict[str, Any]]] = {
         {"base": "base.safetensors", "adapters": [f"{A}:0.5", B]},
         {"base": "base", "adapters": [A]},
         {"base": "base.safetensors", "dtype": "bfloat16"},
-        {"base": "base.safetensors", "adapters": [A], "storage": ["Q8_0"], "allow_loss": True},
+        {
+            "base": "base.safetensors",
+            "adapters": [A],
+            "storage": ["float8-scaled"],
+            "allow_loss": True,
+        },
     ],
     "merge": [
         {"models": ["base.safetensors", "tuned.safetensors:0.3"]},
