@@ -30,7 +30,7 @@ AWKWARD = [
 def by_density_alone(
     found: Sequence[Candidate], budget: int, patch: pytest.MonkeyPatch
 ) -> list[int]:
-    """What was wrong: the densest steps that fit, and nothing to compare them with."""
+    """The former choice: the best step for its size; one rank for all is not tried."""
     with patch.context() as context:
         context.setattr(allocation, "_better_even", lambda *_: None)
         return ranks_for_size(found, budget, additive(found))
@@ -97,7 +97,7 @@ def three_modules(seed: int) -> Adapter:
 
 
 def worse_points(seed: int) -> list[float]:
-    """How much more the best ranks lose than one rank, where they do, at the points of a curve."""
+    """Points of a curve at which the best ranks lose more than one rank for all, and by how much."""
     one = three_modules(seed)
     found = compute_curve(
         Resize(adapter=Reference("one"), to="kohya"),

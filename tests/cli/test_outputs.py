@@ -314,7 +314,7 @@ def test_the_results_of_a_folder_do_not_stay_in_memory(run, loras, monkeypatch):
 
 
 def test_a_folder_has_one_size(run):
-    """What a bake writes is what inspecting and comparing count: configurations as well as weights."""
+    """The size of a folder is that of all its files, in bake and in inspect."""
     run.ok("bake", "--base", "tiny", "zuzu", "-o", "m1")
     written = run.ok("bake", "--base", "tiny", "polka", "-o", "m2", "--json").json["size"]
     assert written == sum(path.stat().st_size for path in (run.folder / "m2").rglob("*.*"))

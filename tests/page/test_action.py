@@ -1,4 +1,4 @@
-"""What an action would write is told before it runs: where, and whether something is there."""
+"""The page tells before a run where the result goes, and whether a file is there."""
 
 from __future__ import annotations
 

@@ -6,9 +6,10 @@ import { icon } from "./icons.js";
 import { share } from "./job.js";
 import { active, onChange, onConnection } from "./jobs.js";
 import { iconButton } from "./parts.js";
-import { FOOT, ROUTES, describe, others, placeFor } from "./routes.js";
+import { FOOT, ROUTES, describe, others } from "./routes.js";
 import { CARD } from "./stack.js";
 import { isDark, toggle } from "./theme.js";
+import { placeFor } from "./ways.js";
 import { plural } from "./words.js";
 
 /** Return a link of the navigation; a card may be dropped on one that takes a file. */

@@ -4,8 +4,8 @@ import { el, fill } from "./dom.js";
 import { icon } from "./icons.js";
 import { ACTIVE, again, forget, job, onChange, start, stop } from "./jobs.js";
 import { iconButton } from "./parts.js";
-import { waysOn } from "./routes.js";
 import { copy, fail, failure, notes } from "./toast.js";
+import { waysOn } from "./ways.js";
 import { ago, base, number, percent, seconds } from "./words.js";
 
 const STATES = {

@@ -17,16 +17,6 @@ export const ROUTES = {
   jobs: { title: "Jobs", icon: "jobs", group: "Work", key: "j", load: () => import("./views/jobs.js") },
 };
 
-const TAKES = { inspect: "file", mix: "add", resize: "file", bake: "file", convert: "file", compare: "file" };
-
-/** Return the address of a view with an adapter in it; null if it takes none. */
-export const placeFor = (view, reference) => (TAKES[view] ? `#/${view}?${TAKES[view]}=${encodeURIComponent(reference)}` : null);
-
-/** Return what can be done with an adapter, the most usual first: `{label, view, href}`. */
-export const waysOn = (reference) => Object.keys(TAKES).map((view) => ({
-  label: view === "mix" ? "Add to mix" : ROUTES[view].title, view, href: placeFor(view, reference),
-}));
-
 /** The views of the bar at the foot of a phone; the others are in its menu. */
 export const FOOT = ["library", "mix", "resize", "jobs"];
 

@@ -3,7 +3,7 @@
 import { get, link, post } from "../api.js";
 import { dialog } from "../dialog.js";
 import { el, fill, fresh } from "../dom.js";
-import { waysOn } from "../routes.js";
+import { waysOn } from "../ways.js";
 import { facts } from "../parts.js";
 import { fail, failure, say } from "../toast.js";
 import { label, said, size, stem } from "../words.js";

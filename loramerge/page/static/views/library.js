@@ -9,7 +9,7 @@ import { empty, iconButton } from "../parts.js";
 import { pick } from "../picker.js";
 import { dragCard } from "../stack.js";
 import { drawnCover } from "../cover.js";
-import { placeFor, waysOn } from "../routes.js";
+import { placeFor, waysOn } from "../ways.js";
 import { remembered } from "../store.js";
 import { copy, fail, say } from "../toast.js";
 import { wall } from "../wall.js";
