@@ -66,12 +66,12 @@ def worker_options(large: int | None) -> list[click.Parameter]:
     """Return the options of commands whose work other processes can do.
 
     Args:
-        large: bytes of a file from which they do so by themselves; None is never.
+        large: bytes to compute from which they do so by themselves; None is never.
     """
     own = (
         "1"
         if large is None
-        else f"1; for files of {large >> 20} MB or more, one for each processor"
+        else f"1; one for each processor where {large >> 20} MB or more of a file are computed"
     )
     return [
         click.Option(

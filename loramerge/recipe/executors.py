@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -64,7 +64,7 @@ class Processes(ProcessPoolExecutor):
     """Processes of this machine, which start with the first work and end with this one.
 
     Attributes:
-        least: bytes from which the parts of a file are worth their start.
+        least: bytes to compute from which the parts of a file are worth their start.
     """
 
     def __init__(self, count: int, least: int = 0) -> None:
@@ -72,6 +72,29 @@ class Processes(ProcessPoolExecutor):
 
         super().__init__(count, mp_context=get_context("spawn"), initializer=_begin)
         self.least = least
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Submit work; what starts for the first is deaf to Ctrl-C from its first moment on."""
+        with _held_back():
+            return super().submit(fn, *args, **kwargs)
+
+
+@contextmanager
+def _held_back() -> Iterator[None]:
+    """Hold back Ctrl-C from this thread for a moment, and from processes that start in it for good.
+
+    No effect on Windows, where a process cannot inherit this.
+    """
+    import signal
+
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _begin() -> None:
@@ -98,10 +121,10 @@ def workers(
     """Provide the executor of the parts of one checkpoint; None computes them in this process.
 
     Args:
-        jobs: processes of this machine; None is one for each thread, but only for large files.
+        jobs: processes of this machine; None is one for each thread, but only where much is computed.
         dask: address of a Dask cluster instead.
         threads: that may work; None is one for each processor.
-        least: bytes from which a file is large; None never is.
+        least: bytes of a file to compute that are much; None never is.
 
     Raises:
         UsageError, MissingExtra: see `dask_executor`; or if both are given.

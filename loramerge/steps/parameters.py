@@ -128,7 +128,7 @@ class Verb:
         several: for a command that takes several files.
         uses_device: whether it computes with torch if a device is given.
         distributes: whether it can leave parts of its work to an executor.
-        large: bytes of a file from which the command does so by itself; None is never.
+        large: bytes of a file to compute from which the command does so by itself; None is never.
         explain: function of parameters and a context that computes without writing, and returns how
             the inputs relate.
         forecast: function of parameters and a context that measures without writing what `predict`

@@ -34,6 +34,7 @@ __all__ = ["can_travel", "write_in_parts"]
 _LEAST = 32 << 20  # bytes of a part
 _MOST = 64  # parts of a file
 _KEPT = 64  # files that a worker keeps open
+_SENT = 64 << 20  # bytes of the parts of a file that may be sent by themselves
 
 
 def write_in_parts(
@@ -63,22 +64,34 @@ def write_in_parts(
         found: list[Finding] = []
         with WriteBehind(out) as behind:
             for future in futures:
-                size, findings = _result(future, path)
+                size, findings = future.result()
                 found += findings
                 written.add(size)
                 behind.add(size)
-    except BaseException:
+    except BrokenExecutor as error:  # the pool ends all parts; one that is cancelled would stop it
+        raise _lost(path, error) from None
+    except BaseException as error:
         for future in futures:
             future.cancel()
+        of_dask = type(error).__module__.partition(".")[0] == "distributed"
+        if of_dask or isinstance(error, CancelledError):
+            raise _lost(path, error) from None
         raise
     return found
 
 
 def can_travel(layout: Layout[Any]) -> bool:
-    """Return whether other processes can compute a layout: no input is a pickle or lives here alone."""
+    """Return whether other processes can compute a layout: all can be pickled, and little is sent.
+
+    Tensors that are in memory, as those of a pickle are, travel by their values.
+    """
+    sent = 0
     try:
-        _pickled(next(part for part in _parts(layout) if part.computed), "", None)
-    except (StopIteration, UsageError):
+        for part in _parts(layout):  # an adapter that others cannot open may change few of them
+            sent += len(_pickled(part, "", None))
+            if sent > _SENT:
+                return False
+    except UsageError:
         return False
     return True
 
@@ -151,24 +164,13 @@ def _compute(data: bytes, sender: str) -> tuple[int, list[Any]]:
     return size, found
 
 
-def _result(future: Future[Any], path: str) -> Any:
-    """Return the result of a part.
-
-    Raises:
-        FileError: if its worker is lost.
-    """
-    try:
-        return future.result()
-    except Exception as error:
-        lost = isinstance(error, (BrokenExecutor, CancelledError))
-        if lost or type(error).__module__.partition(".")[0] == "distributed":
-            raise FileError(
-                "a worker that computed a part of the output is lost",
-                file=path,
-                found=str(error) or type(error).__name__,
-                hint="nothing was written; run again when the workers are back",
-            ) from None
-        raise
+def _lost(path: str, error: BaseException) -> FileError:
+    return FileError(
+        "a worker that computed a part of the output is lost",
+        file=path,
+        found=str(error) or type(error).__name__,
+        hint="nothing was written; run again when the workers are back",
+    )
 
 
 # --- what is pickled by its name ---------------------------------------------------------------------

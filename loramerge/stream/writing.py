@@ -103,15 +103,23 @@ def _is_worth(
 ) -> bool:
     """Return whether an executor shall compute the parts of the files.
 
-    One that starts by itself does so for large files whose inputs others can open.
+    One that starts by itself does so where much of a file is computed, not copied, from inputs that
+    others can open.
     """
     least = getattr(executor, "least", 0)
     if least == 0:
         return True
+    if all(_computed(layout) < least for _, layout, _ in layouts):
+        return False
     from loramerge.stream.parts import can_travel
 
-    large = any(layout.size >= least for _, layout, _ in layouts)
-    return large and all(can_travel(layout) for _, layout, _ in layouts)
+    return all(can_travel(layout) for _, layout, _ in layouts)
+
+
+def _computed(layout: Layout[Any]) -> int:
+    """Return the bytes of the tensors of a file that are computed."""
+    places = (layout.infos[name] for name in layout.computed)
+    return sum(place.stop - place.start for place in places)
 
 
 def unchanged(file: CheckpointFile, *, finite: bool) -> Layout[Any]:

@@ -130,6 +130,17 @@ def _runs(process: int) -> bool:
     return True
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="signals cannot be held back")
+def test_processes_are_deaf_to_interruption_from_their_start() -> None:
+    """Ctrl-C reaches them, too; while they imported, it ended them with a traceback of each."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    with Processes(1) as processes:
+        asked = processes.submit(signal.pthread_sigmask, signal.SIG_BLOCK, ())
+        assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
+        assert signal.SIGINT in asked.result()
+
+
 def test_processes_start_for_large_files_alone() -> None:
     with workers(None, None) as none, workers(1, None) as one:
         assert none is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copyreg
 import pickle
 import threading
 import time
@@ -16,6 +17,7 @@ import pytest
 import loramerge.stream.parts as parts
 from loramerge.adapter import Adapter
 from loramerge.errors import FileError, LoramergeError, UsageError
+from loramerge.files.tensors import ArrayTensor
 from tests.builders import small_models
 from tests.builders.commands import Runner
 from tests.stream.merges import merged, small_bytes
@@ -91,6 +93,54 @@ def test_processes_that_start_by_themselves_do_so_for_large_files(
     assert small_bytes(tmp_path / "here") == small_bytes(tmp_path / "out")
 
 
+@pytest.mark.parametrize(("least", "sent"), [(1 << 18, True), (1 << 21, False)])
+def test_what_is_copied_does_not_make_a_file_large(least: int, sent: bool, tmp_path: Path) -> None:
+    """Of the denoiser's file, 5 MB, an adapter of attention changes one or two."""
+    import loramerge as lm
+
+    executor: Any = Elsewhere()
+    executor.least = least
+    lm.bake("tiny", "zuzu", tmp_path / "out", executor=executor)
+    assert (executor.sent > 0) == sent
+    assert max(p.stat().st_size for p in (tmp_path / "out").rglob("*.safetensors")) > 1 << 22
+
+
+@pytest.mark.slow
+def test_one_adapter_that_lives_in_this_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It changes few tensors, and keeps all here: a bake by itself does not fail half-way for it."""
+    import safetensors.torch
+    import torch
+
+    import loramerge as lm
+
+    monkeypatch.setattr(parts, "_LEAST", 1 << 16)
+    lm.save(lm.load("zuzu"), tmp_path / "zuzu.safetensors")
+    held = safetensors.torch.load_file(tmp_path / "zuzu.safetensors")
+    last = sorted(held)[-1].partition(".")[0]
+    torch.save({k: v for k, v in held.items() if k.startswith(last)}, tmp_path / "last.pt")
+    executor: Any = Elsewhere()
+    executor.least = 1
+    adapters = ["zuzu", tmp_path / "last.pt"]
+    lm.bake("tiny", adapters, tmp_path / "sent", executor=executor)
+    sent = executor.sent
+    assert sent > 0
+    with monkeypatch.context() as room:
+        room.setitem(copyreg.dispatch_table, ArrayTensor, _stays)
+        lm.bake("tiny", adapters, tmp_path / "stays", executor=executor)
+    monkeypatch.setattr(parts, "_SENT", 1 << 10)
+    lm.bake("tiny", adapters, tmp_path / "large", executor=executor)
+    assert executor.sent == sent
+    file = "unet/diffusion_pytorch_model.safetensors"
+    unets = [(tmp_path / name / file).read_bytes() for name in ("sent", "stays", "large")]
+    assert unets[0] == unets[1] == unets[2]
+
+
+def _stays(_: Any) -> Any:
+    raise TypeError("this lives here")
+
+
 def test_weights_do_not_travel_back(tmp_path: Path) -> None:
     sizes = {"a.weight": (256, 256), "b.weight": (256, 256)}
     import numpy as np
@@ -109,6 +159,23 @@ def test_a_lost_worker_leaves_nothing(three: list[Path], tmp_path: Path) -> None
         with pytest.raises(FileError, match="lost"):
             merged(tmp_path / "out", (one, 0.5), (two, 0.5), executor=Elsewhere(lost))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "one", "two"]
+
+
+def test_parts_of_a_broken_pool_are_left_to_it(three: list[Path], tmp_path: Path) -> None:
+    """The pool itself ends them, in a thread that stops with a traceback at one that is cancelled."""
+    _, one, two = three
+    futures: list[Future[Any]] = []
+
+    class Broken(Executor):
+        def submit(self, function: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+            futures.append(Future())
+            if len(futures) == 1:
+                futures[0].set_exception(BrokenProcessPool("killed"))
+            return futures[-1]
+
+    with pytest.raises(FileError, match="lost"):
+        merged(tmp_path / "out", (one, 0.5), (two, 0.5), executor=Broken())
+    assert len(futures) > 1 and not any(future.cancelled() for future in futures)
 
 
 def test_an_error_in_a_part_is_that_error(three: list[Path], tmp_path: Path) -> None:

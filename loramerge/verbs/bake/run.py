@@ -201,6 +201,7 @@ VERB = Verb(
     bake,
     predict,
     distributes=True,
+    large=512 << 20,
     forecast=forecast,
     output_path=output_path,
 )
