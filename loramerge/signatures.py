@@ -160,6 +160,7 @@ class MergeParameters(TypedDict, total=False):
     skip_missing: str | Sequence[str]
     dtype: str | None
     allow_nonfinite: bool
+    dry_run: bool
     force: bool
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from loramerge.cli import show
+from loramerge.cli import dry_run, show
 from loramerge.cli.command import verb_command
 from loramerge.verbs.bake import VERB, BakeResult
 
@@ -12,10 +12,7 @@ from loramerge.verbs.bake import VERB, BakeResult
 def render(result: BakeResult) -> None:
     """Show the baked modules, the part kept after rounding, and the distance of the bases."""
     layout = ", ".join(sorted(set(result.layouts.values())))
-    word = "would write" if result.dry_run else "written"
-    lines: list[tuple[str, str]] = [(word, str(result.output))]
-    if result.size:
-        lines.append(("size", show.size(result.size)))
+    lines = dry_run.written(result)
     modules, tensors = show.count(result.modules, "module"), show.count(result.tensors, "tensor")
     lines += [
         ("base", f"{show.place(result.base)} (family {result.family}, layout {layout})"),
@@ -36,14 +33,13 @@ def render(result: BakeResult) -> None:
                       f"{types}, relative error {result.relative_error:.3g}"))  # fmt: skip
     if result.worst is not None:
         lines.append(("worst module", f"{result.worst[0]}: relative error {result.worst[1]:.3g}"))
-    if result.estimated is not None:
-        lines.append(("estimated", f"{result.estimated}; a bake measures all"))
+    lines += dry_run.estimated(result.estimated, "bake")
     if result.change is not None:
         share = show.percent(result.change)
         lines.append(("size of change", f"{share} of the original weights' norm"))
     show.table(lines)
     if result.dry_run:
-        _dry(result)
+        dry_run.show_changes(result.touched)
     if result.drift is not None and result.drift_total is not None:
         _drift(result.drift, result.drift_total)
 
@@ -61,19 +57,6 @@ def _storage(found: dict[str, Any]) -> list[tuple[str, str]]:
 def _kept(share: float) -> str:
     """Return the share of the change that remains; one that is not exact never reads 100 %."""
     return "> 99.99 %" if 0.9999 <= share < 1 else show.percent(share)
-
-
-def _dry(result: BakeResult) -> None:
-    rows = [
-        (
-            show.module(t["module"]),
-            show.module(t["tensor"]),
-            "×".join(map(str, t["shape"])),
-            t["dtype"],
-        )
-        for t in result.touched
-    ]
-    show.first_rows(rows, ("module", "tensor", "shape", "type"))
 
 
 def _drift(blocks: dict[str, tuple[float, float]], total: tuple[float, float]) -> None:

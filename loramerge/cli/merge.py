@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from loramerge.cli import show
+from loramerge.cli import dry_run, show
 from loramerge.cli.command import verb_command
 from loramerge.steps.merge_result import MergeResult
 from loramerge.verbs.merge import VERB
@@ -13,9 +13,9 @@ _SHOWN = 40
 
 
 def render(result: MergeResult) -> None:
-    """Show what was merged, how far each part moved, and what was kept after rounding."""
+    """Show what was or would be merged, how far each part moved, and what is kept after rounding."""
     layout = ", ".join(sorted(set(result.layouts.values())))
-    lines: list[tuple[str, str]] = show.written(result.output, show.size(result.size or 0))
+    lines = dry_run.written(result)
     scale = show.scale(result.scale, result.factors)
     lines.append(("method", f"{result.method}, scale {scale}"))
     lines += [("input", _given(one)) for one in result.models]
@@ -28,7 +28,7 @@ def render(result: MergeResult) -> None:
     lines += [
         ("family", f"{result.family}, layout {layout}"),
         (
-            "merged",
+            "would merge" if result.dry_run else "merged",
             f"{show.count(result.merged, 'tensor')}, computed and rounded to {types}"
             if result.merged
             else "nothing; each tensor is that of one input",
@@ -42,10 +42,13 @@ def render(result: MergeResult) -> None:
     if result.survived is not None:
         lines.append(("accuracy", f"{show.percent(result.survived)} of the change kept after "
                       f"rounding, relative error {result.relative_error:.3g}"))  # fmt: skip
+    lines += dry_run.estimated(result.estimated, "merge")
     if result.moved is not None:
         share = show.percent(result.moved)
         lines.append(("size of change", f"{share} of the norm of {show.place(result.reference)}"))
     show.table(lines)
+    if result.dry_run:
+        dry_run.show_changes(result.touched)
     rows = [(name, show.percent(moved)) for name, moved in result.blocks.items()]
     if rows:
         show.first_rows(rows, ("block", "size of change"), _SHOWN)

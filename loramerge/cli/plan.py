@@ -41,8 +41,10 @@ def command(target: str, **options: Any) -> int:
 
     Shows for every task the modules, ranks and bytes of its result (upper bounds), memory and time
     (within a factor of two), and whether it is up to date. All mistakes are reported at once.
-    `--explain` also reads the adapters, and shows for every mix how its inputs relate. For
-    an OUTPUT, prints the recipe in its header as YAML, also one that sd-webui-supermerger wrote.
+    How much of a change rounding keeps is not in the headers; `bake --dry-run` and
+    `merge --dry-run` say it. `--explain` also reads the adapters, and shows for every mix how its
+    inputs relate. For an OUTPUT, prints the recipe in its header as YAML, also one that
+    sd-webui-supermerger wrote.
     """
     from loramerge.recipe.header import is_output
 

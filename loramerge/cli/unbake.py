@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from loramerge.cli import show
+from loramerge.cli import dry_run, show
 from loramerge.cli.command import verb_command
 from loramerge.errors import listed
 from loramerge.verbs.unbake import VERB, UnbakeResult
@@ -10,10 +10,7 @@ from loramerge.verbs.unbake import VERB, UnbakeResult
 
 def render(result: UnbakeResult) -> None:
     """Show what was subtracted, and how exact the result is."""
-    word = "would write" if result.dry_run else "written"
-    lines: list[tuple[str, str]] = [(word, result.output)]
-    if result.size:
-        lines.append(("size", show.size(result.size)))
+    lines = dry_run.written(result)
     lines.append(("checkpoint", f"{result.checkpoint} (family {result.family})"))
     lines += [
         ("subtracted", f"{show.place(a['path'])} {show.at(a['weight'])}") for a in result.adapters
@@ -39,9 +36,7 @@ def render(result: UnbakeResult) -> None:
         lines.append(("distance from base", _distance(result.differing, result.distance)))
     show.table(lines)
     if result.dry_run:
-        rows = [(show.module(t["module"]), show.module(t["tensor"]), t["dtype"])
-                for t in result.touched]  # fmt: skip
-        show.first_rows(rows, ("module", "tensor", "type"))
+        dry_run.show_changes(result.touched)
 
 
 def _distance(differing: int, distance: float) -> str:

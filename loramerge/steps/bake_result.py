@@ -10,6 +10,7 @@ from typing import Any
 from loramerge.checkpoint import CheckpointFile
 from loramerge.errors import listed
 from loramerge.events import Event, Note
+from loramerge.steps.foreseen import change_of
 from loramerge.steps.shown import Shown
 from loramerge.stream.edits import BakePlan, Edit
 from loramerge.stream.survival import Survival, Totals
@@ -101,15 +102,8 @@ class BakeResult(Shown):
 
 def described(plan: BakePlan, file: CheckpointFile, name: str, edit: Edit) -> dict[str, Any]:
     """Return an edit as listed by a dry run, with the type that the tensor will have."""
-    return {
-        "file": str(file.relative),
-        "tensor": name,
-        "module": edit.site.name,
-        "rows": list(edit.place.rows),
-        "shape": list(edit.place.shape),
-        "dtype": plan.written(file, name, edit),
-        "adapters": len(edit.deltas),
-    }
+    found = change_of(edit.site, edit.place, plan.written(file, name, edit))
+    return {**found, "adapters": len(edit.deltas)}
 
 
 def add_survival(result: BakeResult, totals: Totals, survivals: Sequence[Survival]) -> None:

@@ -10,6 +10,7 @@ from loramerge.checkpoint import CheckpointFile
 from loramerge.errors import Message, NumericsError, Setting
 from loramerge.events import Notify, ignore
 from loramerge.files.dtypes import DTYPES
+from loramerge.steps.foreseen import figures_of
 from loramerge.steps.rounding_words import LEAST, rounding_words
 from loramerge.stream.bake import survey
 from loramerge.stream.edits import BakePlan, Edit
@@ -19,7 +20,6 @@ from loramerge.stream.survival import Survival, Totals, totals_of
 
 __all__ = [
     "WHOLE",
-    "estimated_from",
     "forecast",
     "require_kept",
     "warned_of",
@@ -137,30 +137,17 @@ def forecast(
         allow_loss: whether the bake may keep little.
 
     Returns:
-        `kept` and `relative_error` as the bake reports them, `change` (‖ΔW‖ / ‖W‖), the `worst` module,
-        and `estimated`: from how many of the changed tensors, None if from all. Then the error that the
-        bake will end with, None if none is foreseen: some tensors must keep clearly too little for it.
+        The figures, see `foreseen.figures_of`. Then the error that the bake will end with, None if none
+        is foreseen: some tensors must keep clearly too little for it.
     """
     some = plan if _bytes(plan) <= WHOLE else _sampled(plan, _FORECAST)
     totals = totals_of(survey(some, seed=seed, threads=threads, notify=notify))
     if totals is None:
         return None
-    worst, estimated = totals.worst, estimated_from(len(_names(some)), len(_names(plan)))
-    least = LEAST if estimated is None else _SURE
+    found = figures_of(totals, len(_names(some)), len(_names(plan)))
+    least = LEAST if found["estimated"] is None else _SURE
     refused = not allow_loss and totals.survived < least
-    found = {
-        "kept": totals.survived,
-        "relative_error": totals.relative_error,
-        "change": totals.change,
-        "worst": {"module": worst.module, "relative_error": worst.relative_error},
-        "estimated": estimated,
-    }
     return found, _refusal(plan, totals, seed, threads) if refused else None
-
-
-def estimated_from(measured: int, tensors: int) -> str | None:
-    """Return from how many of some tensors something was estimated, in words; None if from all."""
-    return None if measured == tensors else f"from {measured} of {tensors} tensors"
 
 
 def _bytes(plan: BakePlan) -> int:

@@ -1,21 +1,24 @@
-"""Estimate what rounding keeps of a merge, from some of its tensors, without writing anything."""
+"""Foresee what a merge changes, and what rounding keeps of it, without writing anything."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from loramerge.algebra.operator import Operator
-from loramerge.errors import Message, Setting, in_recipe, spelled
+from loramerge.checkpoint import Place
+from loramerge.errors import Message, Setting
 from loramerge.events import Notify, ignore
 from loramerge.files.dtypes import DTYPES
-from loramerge.steps.loss import WHOLE, estimated_from
+from loramerge.steps.foreseen import change_of, estimated_from, figures_of
+from loramerge.steps.loss import WHOLE
 from loramerge.steps.rounding_words import rounding_words
 from loramerge.stream.merge_plan import MergePlan
 from loramerge.stream.merge_survey import Surveyed, survey
-from loramerge.stream.survival import totals_of
+from loramerge.stream.survival import Survival, totals_of
+from loramerge.stream.writing import dtype_of
 
-__all__ = ["forecast", "types_of", "warned_of", "why_unknown"]
+__all__ = ["changes_of", "forecast", "survivals_of", "types_of", "warned_of", "why_unknown"]
 
 _MOST = 32  # tensors on which it is measured,
 _LEAST = 8  # but so many of each storage, and so many parameters that change
@@ -34,13 +37,19 @@ def why_unknown(operator: Operator) -> str | None:
 
 def types_of(plan: MergePlan) -> list[str]:
     """Return the types of the merged tensors, as written, in words."""
-    stored = {
-        plan.dtype or blend.target.tensor.dtype
-        for tensors in plan.blends.values()
-        for blends in tensors.values()
-        for blend in blends
-    }
-    return sorted(DTYPES[dtype].word for dtype in stored)
+    return sorted(
+        {
+            _word(plan, blend.target)
+            for tensors in plan.blends.values()
+            for blends in tensors.values()
+            for blend in blends
+        }
+    )
+
+
+def _word(plan: MergePlan, place: Place) -> str:
+    """Return the type in which a tensor is written, in words."""
+    return DTYPES[dtype_of(place.tensor, plan.dtype, gguf=place.file.gguf)].word
 
 
 def warned_of(plan: MergePlan, kept: float, relative_error: float) -> Iterator[Message]:
@@ -53,46 +62,60 @@ def warned_of(plan: MergePlan, kept: float, relative_error: float) -> Iterator[M
     yield from rounding_words(kept, relative_error, types_of(plan), remedies)
 
 
+def changes_of(plan: MergePlan) -> list[dict[str, Any]]:
+    """Return the changes that a merge makes, as a dry run lists them; see `foreseen.change_of`."""
+    return [change_of(one.site, one.target, _word(plan, one.target)) for one in plan.changes()]
+
+
 def forecast(
     plan: MergePlan, *, threads: int | None = None, notify: Notify = ignore
 ) -> dict[str, Any] | None:
     """Return what rounding keeps of the change that the first model gets; None without a change.
 
-    The change is measured from the base where there is one. All tensors are measured if they are small
-    enough, else the largest, and some of the rest.
+    The change is measured from the base where there is one.
 
     Returns:
-        `kept` and `relative_error` as the merge reports them (`survived`), `change` (‖ΔW‖ / ‖W‖), the
-        `worst` module, the first two for each of the `storages`, `estimated`: from how many of the
-        computed tensors, None if from all, and `warnings` of what rounding takes or adds.
+        The figures, see `foreseen.figures_of`, and `storages`: `kept` and `relative_error` for each.
     """
+    found = _surveyed(plan, threads, notify)
+    totals = totals_of([one for part in found.values() for one in part.survivals])
+    if totals is None:
+        return None
+    storages = [
+        {"storage": name, "kept": own.survived, "relative_error": own.relative_error}
+        for name, part in found.items()
+        if (own := totals_of(part.survivals)) is not None
+    ]
+    return {**figures_of(totals, *_counts(found)), "storages": storages}
+
+
+def survivals_of(
+    plan: MergePlan, *, threads: int | None = None, notify: Notify = ignore
+) -> tuple[Sequence[Survival], str | None]:
+    """Return what a merge would report its figures from, and from how many tensors; None if from all.
+
+    Raises:
+        NumericsError: see `stream.merge.merge`.
+    """
+    found = _surveyed(plan, threads, notify)
+    survivals = [one for part in found.values() for one in part.survivals]
+    return survivals, estimated_from(*_counts(found))
+
+
+def _surveyed(plan: MergePlan, threads: int | None, notify: Notify) -> dict[str, Surveyed]:
+    """Measure all tensors if they are small enough, else the largest, and some of the rest."""
     share = 1.0 if _bytes(plan) <= WHOLE else min(1.0, _MOST / max(1, plan.merged))
     found = survey(plan, share, _LEAST, threads=threads, notify=notify)
     while share < 1.0 and _changed(found) < _LEAST:  # models may differ in few of their tensors
         share = min(1.0, _WIDER * share)
         found = survey(plan, share, _LEAST, threads=threads, notify=notify)
-    totals = totals_of([one for part in found.values() for one in part.survivals])
-    if totals is None:
-        return None
-    return {
-        "kept": totals.survived,
-        "relative_error": totals.relative_error,
-        "change": totals.change,
-        "worst": {"module": totals.worst.module, "relative_error": totals.worst.relative_error},
-        "estimated": estimated_from(
-            sum(part.measured for part in found.values()),
-            sum(part.tensors for part in found.values()),
-        ),
-        "storages": [
-            {"storage": name, "kept": own.survived, "relative_error": own.relative_error}
-            for name, part in found.items()
-            if (own := totals_of(part.survivals)) is not None
-        ],
-        "warnings": [
-            spelled(text, in_recipe)
-            for text in warned_of(plan, totals.survived, totals.relative_error)
-        ],
-    }  # fmt: skip
+    return found
+
+
+def _counts(found: Mapping[str, Surveyed]) -> tuple[int, int]:
+    """Return how many tensors were measured, and how many are computed."""
+    parts = found.values()
+    return sum(part.measured for part in parts), sum(part.tensors for part in parts)
 
 
 def _bytes(plan: MergePlan) -> int:

@@ -13,7 +13,7 @@ from loramerge.steps.shown import Shown
 from loramerge.stream.ingredients import Blended
 from loramerge.stream.survival import Survival, totals_of
 
-__all__ = ["MergeResult", "add_figures"]
+__all__ = ["MergeResult", "add_figures", "add_survivals"]
 
 
 @dataclass(repr=False)
@@ -25,7 +25,8 @@ class MergeResult(Shown):
         adapters: what was added, with its weight.
         reference: what movements are measured from: the base, or the first input.
         method, scale: the operator and its final scale.
-        factors: the least and the greatest factor of the final scale over the merged tensors.
+        factors: the least and the greatest factor of the final scale over the merged tensors; a dry run
+            does not know them, nor `blocks` and `cosines`.
         merged: number of tensors that were merged, rather than copied.
         united: number of tensors that not every input has.
         dtypes: types of the merged tensors, as written.
@@ -33,15 +34,19 @@ class MergeResult(Shown):
         moved: ‖W' − W‖ / ‖W‖ over all merged tensors, W those of the reference.
         blocks: the same for each block of the network.
         cosines: cosine of the changes of two inputs from the base, over all merged tensors.
-        survived: ⟨ΔW_written, ΔW_asked⟩ / ‖ΔW_asked‖² over all merged tensors.
+        survived: ⟨ΔW_written, ΔW_asked⟩ / ‖ΔW_asked‖² over all merged tensors; of a dry run, a forecast,
+            as `moved`, `relative_error` and `worst` are.
         worst: the module with the largest relative error, and that error.
-        size: bytes of all files.
+        size: bytes of all files; of a dry run, those that they will have.
+        estimated: from how many tensors the forecast of a dry run is; None if from all.
+        touched: of a dry run, one entry for each parameter that is merged.
     """
 
     headline = ("output", "family", "method", "moved")
     reported_as = "merge"
 
     output: str
+    dry_run: bool
     family: str
     layouts: dict[str, str]
     models: list[dict[str, Any]]
@@ -62,12 +67,16 @@ class MergeResult(Shown):
     relative_error: float | None = None
     worst: dict[str, Any] | None = None
     size: int | None = None
+    estimated: str | None = None
+    touched: list[dict[str, Any]] = field(default_factory=list)
 
     def json(self) -> dict[str, Any]:
         """Return the object that `--json` prints."""
+        least, most = self.factors
         return {
-            "outputs": [self.output],
+            "outputs": [] if self.dry_run else [self.output],
             "output": self.output,
+            "dry_run": self.dry_run,
             "family": self.family,
             "layouts": self.layouts,
             "models": self.models,
@@ -76,7 +85,7 @@ class MergeResult(Shown):
             "reference": self.reference,
             "method": self.method,
             "scale": self.scale,
-            "factors": {"least": self.factors[0], "most": self.factors[1]},
+            "factors": None if self.dry_run else {"least": least, "most": most},
             "merged": self.merged,
             "united": self.united,
             "dtypes": self.dtypes,
@@ -91,6 +100,7 @@ class MergeResult(Shown):
             "relative_error": self.relative_error,
             "worst": self.worst,
             "size": self.size,
+            **({"estimated": self.estimated, "touched": self.touched} if self.dry_run else {}),
         }
 
 
@@ -102,7 +112,7 @@ def add_figures(result: MergeResult, found: Sequence[Blended]) -> None:
     """
     found = [one for one in found if not one.copied]
     survivals = [one.survival for one in found]
-    result.moved = _moved(survivals)
+    add_survivals(result, survivals)
     if found:
         factors = [one.factor for one in found]
         result.factors = min(factors), max(factors)
@@ -112,11 +122,6 @@ def add_figures(result: MergeResult, found: Sequence[Blended]) -> None:
     result.blocks = {
         name: moved for name in in_order(blocks) if (moved := _moved(blocks[name])) is not None
     }
-    totals = totals_of(survivals)
-    if totals is not None:
-        result.survived, result.relative_error = totals.survived, totals.relative_error
-        worst = totals.worst
-        result.worst = {"module": worst.module, "relative_error": worst.relative_error}
     products: dict[tuple[int, int], float] = {}
     for blended in found:
         for pair, value in blended.products.items():
@@ -126,6 +131,16 @@ def add_figures(result: MergeResult, found: Sequence[Blended]) -> None:
         for i, j in sorted(products)
         if i < j and (cosine := _cosine(products, i, j)) is not None
     ]
+
+
+def add_survivals(result: MergeResult, survivals: Sequence[Survival]) -> None:
+    """Add the size of the whole change, and what rounding keeps of it, to a result."""
+    result.moved = _moved(survivals)
+    totals = totals_of(survivals)
+    if totals is not None:
+        result.survived, result.relative_error = totals.survived, totals.relative_error
+        worst = totals.worst
+        result.worst = {"module": worst.module, "relative_error": worst.relative_error}
 
 
 def _moved(survivals: Sequence[Survival]) -> float | None:

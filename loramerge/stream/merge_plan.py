@@ -78,6 +78,12 @@ class MergePlan:
             for blends in tensors.values()
         )
 
+    def changes(self) -> Iterator[Blend]:
+        """Yield the parameters of the tensors that are merged, those that are copied left out."""
+        for tensors in self.blends.values():
+            for blends in tensors.values():
+                yield from (blend for blend in blends if not blend.is_copy)
+
 
 def plan_merge(
     models: Sequence[tuple[Checkpoint, Weight]],

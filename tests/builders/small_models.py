@@ -12,7 +12,7 @@ import numpy as np
 from tests.builders.bases import STORAGE, read_safetensors, write_safetensors
 from tests.builders.deltas import rng
 
-__all__ = ["FILE", "SHAPES", "read", "weights", "write"]
+__all__ = ["FILE", "SHAPES", "read", "weights", "write", "write_tuned"]
 
 Array = np.ndarray[Any, Any]
 FILE = "model.safetensors"
@@ -49,6 +49,17 @@ def write(folder: Path, content: Mapping[str, Array], shards: int = 1, **config:
         write_safetensors(folder / name, {str(n): content[str(n)] for n in names}, {"format": "pt"})
         index |= dict.fromkeys(map(str, names), name)
     (folder / f"{FILE}.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
+    return folder
+
+
+def write_tuned(folder: Path) -> Path:
+    """Write a base `c`, and two models that were trained from it: `models/a` and `models/b`."""
+    base = weights(0, "F16")
+    write(folder / "c", base)
+    for number, name in ((1, "a"), (2, "b")):
+        change = weights(number, "F32", 0.1)
+        tuned = {n: (v + change[n]).astype("float16") for n, v in base.items()}
+        write(folder / "models" / name, tuned)
     return folder
 
 

@@ -18,13 +18,7 @@ from tests.builders.bases import read_safetensors
 @pytest.fixture
 def models(run: Any) -> Path:
     """A base and two models that were trained from it, in the current folder."""
-    base = small_models.weights(0, "F16")
-    small_models.write(run.folder / "c", base)
-    for number, name in ((1, "a"), (2, "b")):
-        change = small_models.weights(number, "F32", 0.1)
-        tuned = {n: (v + change[n]).astype("float16") for n, v in base.items()}
-        small_models.write(run.folder / "models" / name, tuned)
-    return Path(run.folder)
+    return small_models.write_tuned(run.folder)
 
 
 def test_the_command_says_what_it_did(run: Any, models: Path) -> None:
@@ -138,6 +132,8 @@ def test_bad_input_gets_one_error_and_nothing_is_written(name: str, run: Any, br
     output = () if arguments[0] == "run" else ("-o", "out")
     error = run.refused(code, *arguments, *output, says=says).err
     assert error.lower().count("error:") == 1
+    if output:
+        assert run.refused(code, *arguments, *output, "--dry-run").err == error
     assert not (broken / "out").exists()
 
 

@@ -16,12 +16,9 @@ def report(result: Any) -> Report:
     output = PurePath(result.output).name
     moved = None if result.moved is None else _percent(result.moved)
     reference = PurePath(result.reference).name
-    lead = f"Merged by {result.method}" + (
-        f"; the change is {moved} of the norm of {reference}." if moved else "."
-    )
     return Report(
         output,
-        lead,
+        _lead(result, moved, reference),
         [
             Section("Result", [_facts(result, moved)]),
             Section("Inputs", [_inputs(result), _cosines(result)]),
@@ -29,6 +26,14 @@ def report(result: Any) -> Report:
             Section("Notes", [Notes(tuple(("note", text) for text in result.notes))]),
         ],
     )
+
+
+def _lead(result: Any, moved: str | None, reference: str) -> str:
+    of = f"of the norm of {reference}."
+    if result.dry_run:
+        would = f" The change would be {moved} {of}" if moved else ""
+        return f"A dry run: nothing was merged.{would}"
+    return f"Merged by {result.method}" + (f"; the change is {moved} {of}" if moved else ".")
 
 
 def _percent(share: float | None) -> str:
@@ -47,10 +52,13 @@ def _facts(result: Any, moved: str | None) -> Any:
             "layout": ", ".join(sorted(set(result.layouts.values()))),
             "method": f"{result.method}, scale {scale}",
             "base": None if result.base is None else PurePath(result.base).name,
-            "merged tensors": f"{result.merged}, rounded to {', '.join(result.dtypes)}",
+            "tensors to merge"
+            if result.dry_run
+            else "merged tensors": f"{result.merged}, rounded to {', '.join(result.dtypes)}",
             "incomplete tensors": result.united or None,
             "size of change": moved,
             "kept after rounding": kept,
+            "estimated": result.estimated,
         }
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -31,6 +31,7 @@ from loramerge.steps.checkpoints import (
     left_out,
     require_once,
 )
+from loramerge.steps.foreseen import warn
 from loramerge.steps.inputs import base_path, open_base
 from loramerge.steps.loss import forecast as forecast_of
 from loramerge.steps.loss import require_kept, warned_of
@@ -82,7 +83,7 @@ def bake(parameters: Bake, context: Context = Context()) -> BakeResult:
         result.touched = [described(plan, *one) for one in plan.all_edits()]
         result.size = _predicted(plan, made, context).size
         found, warnings, result.refused = _foreseen(parameters, plan, context)
-        _warn(result, warnings, context)
+        warn(result.notes, warnings, context)
         if found is not None:
             add_forecast(result, found)
         return result
@@ -110,7 +111,7 @@ def bake(parameters: Bake, context: Context = Context()) -> BakeResult:
         add_survival(result, totals, survivals)
         for event in grown(totals):
             context.notify(event)
-        _warn(result, warned_of(plan, totals.survived, totals.relative_error, seed), context)
+        warn(result.notes, warned_of(plan, totals.survived, totals.relative_error, seed), context)
         for text in strong_change(totals.change, result.family):
             context.notify(Warn(text))
     result.size = bytes_of(output)
@@ -175,13 +176,6 @@ def _foreseen(
 
 def _may_lose(parameters: Bake, context: Context) -> bool:
     return parameters.allow_loss or context.allow_loss
-
-
-def _warn(result: BakeResult, warnings: Iterable[Message], context: Context) -> None:
-    """Report warnings, also among the notes of a result."""
-    for text in warnings:
-        context.notify(Warn(text))
-        result.notes.append(spelled(text, in_recipe))
 
 
 def output_path(parameters: Bake, context: Context = Context()) -> Path:

@@ -18,7 +18,7 @@ from loramerge.steps.taking import (
     rules_in,
     slices_in,
 )
-from loramerge.steps.writing import Force, UnknownParameter, WeightParameters, float_type
+from loramerge.steps.writing import DryRun, Force, UnknownParameter, WeightParameters, float_type
 
 __all__ = ["Merge"]
 
@@ -132,6 +132,7 @@ class Merge(CheckpointMethodParameters, WeightParameters, UnknownParameter):
             result=False,
         ),
     ] = False
+    dry_run: DryRun = False
     force: Force = False
 
     def settled(self) -> Merge:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from loramerge.algebra.weights import Weight, shown_number
-from loramerge.checkpoint import Checkpoint
-from loramerge.checkpoint.files import CheckpointFiles, find_files
 from loramerge.errors import in_recipe, listed, spelled
 from loramerge.events import Note, Warn
 from loramerge.files.dtypes import FLOATS
@@ -20,28 +18,24 @@ from loramerge.steps.checkpoints import (
     header_of_bases,
     left_out,
 )
-from loramerge.steps.inputs import base_path, open_base
+from loramerge.steps.foreseen import warn
+from loramerge.steps.merge_forecast import (
+    changes_of,
+    survivals_of,
+    types_of,
+    warned_of,
+    why_unknown,
+)
 from loramerge.steps.merge_forecast import forecast as forecast_of
-from loramerge.steps.merge_forecast import types_of, warned_of, why_unknown
-from loramerge.steps.merge_result import MergeResult, add_figures
-from loramerge.steps.models import Models, Rule, open_models
+from loramerge.steps.merge_result import MergeResult, add_figures, add_survivals
 from loramerge.steps.outputs import default_name, sum_name
 from loramerge.steps.parameters import Context, Verb
 from loramerge.steps.prediction import Prediction, predict_checkpoint
-from loramerge.steps.provenance import (
-    FileInput,
-    Made,
-    Node,
-    base_input,
-    files_input,
-    input_of,
-    step_of,
-)
+from loramerge.steps.provenance import Made
 from loramerge.steps.references import Reference
 from loramerge.steps.strength import strong_change, strong_weights
 from loramerge.steps.taking import (
     require_matches,
-    rules_in,
     stack_of,
     with_layers,
 )
@@ -49,6 +43,7 @@ from loramerge.steps.writing import float_type
 from loramerge.stream.merge import merge as merge_checkpoints
 from loramerge.stream.merge import output_size
 from loramerge.stream.merge_plan import MergePlan, plan_merge
+from loramerge.verbs.merge.opened import Opened, lineage, made_of, opened
 from loramerge.verbs.merge.parameters import Merge
 
 __all__ = ["VERB", "Merge", "MergeResult", "merge"]
@@ -62,7 +57,7 @@ def merge(parameters: Merge, context: Context = Context()) -> MergeResult:
     """
     parameters = parameters.settled()
     parameters.check()
-    parameters, inputs = _opened(parameters, context)
+    parameters, inputs = opened(parameters, context)
     output = _output(parameters, inputs)
     check_output(
         inputs.layout or inputs.first, output, force=parameters.force, suffix=inputs.suffix
@@ -76,9 +71,14 @@ def merge(parameters: Merge, context: Context = Context()) -> MergeResult:
         context.notify(Note(text))
     for text in strong_weights(parameters.models):
         context.notify(Warn(text))
-    made, bases = _made(parameters, inputs)
+    made, bases = made_of(parameters, inputs)
+    if parameters.dry_run:
+        result.touched = changes_of(plan)
+        result.size = _predicted(plan, made, inputs, context).size
+        _foresee(result, plan, parameters, context)
+        return _with_warnings(result, plan, context)
     with header_of_bases(made, bases, strip=context.strip) as (metadata, late):
-        entries = {**metadata, **({} if context.strip else _lineage(inputs.models))}
+        entries = {**metadata, **_lineage(inputs, context)}
         found = merge_checkpoints(
             plan,
             output,
@@ -91,14 +91,27 @@ def merge(parameters: Merge, context: Context = Context()) -> MergeResult:
             notify=context.notify,
         )
     add_figures(result, found)
+    result.size = bytes_of(output)
+    return _with_warnings(result, plan, context)
+
+
+def _foresee(result: MergeResult, plan: MergePlan, parameters: Merge, context: Context) -> None:
+    """Add what rounding will keep to the result of a dry run, or a note on why nobody can say."""
+    if why := _unknown(parameters):
+        context.notify(Note(why))
+        result.notes.append(why)
+        return
+    survivals, result.estimated = survivals_of(plan, threads=context.threads, notify=context.notify)
+    add_survivals(result, survivals)
+
+
+def _with_warnings(result: MergeResult, plan: MergePlan, context: Context) -> MergeResult:
+    """Return a result after warnings of what rounding takes from it or adds, and of a large change."""
     if result.survived is not None and result.relative_error is not None:
-        for lost in warned_of(plan, result.survived, result.relative_error):
-            context.notify(Warn(lost))
-            result.notes.append(spelled(lost, in_recipe))
-    if parameters.base is not None:
+        warn(result.notes, warned_of(plan, result.survived, result.relative_error), context)
+    if result.base is not None:
         for text in strong_change(result.moved, result.family):
             context.notify(Warn(text))
-    result.size = bytes_of(output)
     return result
 
 
@@ -109,37 +122,54 @@ def predict(parameters: Merge, context: Context = Context()) -> Prediction:
         LoramergeError: see `stream.merge.plan_merge`.
     """
     parameters = parameters.settled()
-    parameters, inputs = _opened(parameters, context)
+    parameters, inputs = opened(parameters, context)
     plan = _plan(parameters, inputs)
-    made, _ = _made(parameters, inputs)
-    lineage = {} if context.strip else _lineage(inputs.models)
+    made, _ = made_of(parameters, inputs)
+    return _predicted(plan, made, inputs, context)
+
+
+def _predicted(plan: MergePlan, made: Made | None, inputs: Opened, context: Context) -> Prediction:
+    own = _lineage(inputs, context)
     return predict_checkpoint(
         plan.merged,
-        lambda entries: output_size(plan, {**entries, **lineage}),
+        lambda entries: output_size(plan, {**entries, **own}),
         made,
         context,
         inputs=len(inputs.models.checkpoints) + (inputs.base is not None),
     )
 
 
+def _lineage(inputs: Opened, context: Context) -> dict[str, str]:
+    return {} if context.strip else lineage(inputs.models)
+
+
 def forecast(parameters: Merge, context: Context = Context()) -> dict[str, Any]:
     """Return an estimate of what rounding keeps, as `survival`, or why there is none, as `unknown`.
 
-    See `steps.merge_forecast.forecast`.
+    See `steps.merge_forecast.forecast`. Its `warnings` say what rounding takes or adds.
     """
     parameters = parameters.settled()
     parameters.check()
-    if not parameters.layers and (why := why_unknown(parameters.operation().operator)):
+    if why := _unknown(parameters):
         return {"survival": None, "unknown": why}
-    plan = _plan(*_opened(parameters, context))
-    return {"survival": forecast_of(plan, threads=context.threads, notify=context.notify)}
+    plan = _plan(*opened(parameters, context))
+    found = forecast_of(plan, threads=context.threads, notify=context.notify)
+    if found is None:
+        return {"survival": None}
+    warnings = warned_of(plan, found["kept"], found["relative_error"])
+    return {"survival": {**found, "warnings": [spelled(text, in_recipe) for text in warnings]}}
+
+
+def _unknown(parameters: Merge) -> str | None:
+    """Return why nobody can say what rounding will keep, None if that can be measured."""
+    return None if parameters.layers else why_unknown(parameters.operation().operator)
 
 
 def output_path(parameters: Merge, context: Context = Context()) -> Path:
     """Return the path that `merge` writes to, from headers."""
     parameters = parameters.settled()
     parameters.check()
-    return _output(*_opened(parameters, context))
+    return _output(*opened(parameters, context))
 
 
 VERB = Verb(
@@ -155,47 +185,7 @@ VERB = Verb(
 )
 
 
-@dataclass(frozen=True)
-class _Opened:
-    """The opened inputs of a merge, and the files that its VAE comes from."""
-
-    models: Models
-    base: Checkpoint | None
-    text_encoder: Checkpoint | None
-    layout: Checkpoint | None
-    vae: CheckpointFiles | None
-    rules: Sequence[Rule] = ()
-
-    @property
-    def first(self) -> Checkpoint:
-        """The checkpoint whose layout the result has, unless there is another for that."""
-        return self.models.checkpoints[0][1]
-
-    @property
-    def suffix(self) -> str:
-        """The ending of the output, `''` for a folder."""
-        return (self.layout or self.first).files.suffix
-
-
-def _opened(parameters: Merge, context: Context) -> tuple[Merge, _Opened]:
-    """Return the inputs, and the parameters with what they take from one input in its weights."""
-
-    def other(name: str | None) -> Checkpoint | None:
-        return None if name is None else open_base(name, context)
-
-    models = open_models(parameters.models, context, whole=not parameters.skip_unknown)
-    vae = None if parameters.vae is None else find_files(base_path(parameters.vae, context))
-    rules = rules_in(parameters.take, models.references)
-    if not parameters.layers:
-        models = models.taking(rules, on_base=parameters.base is not None)
-        parameters = replace(parameters, take=())
-    parameters = replace(parameters, models=tuple(models.references))
-    base, text_encoder = other(parameters.base), other(parameters.text_encoder)
-    layout = other(parameters.layout)
-    return parameters, _Opened(models, base, text_encoder, layout, vae, rules)
-
-
-def _plan(parameters: Merge, inputs: _Opened) -> MergePlan:
+def _plan(parameters: Merge, inputs: Opened) -> MergePlan:
     models = [(model, reference.weight) for reference, model in inputs.models.checkpoints]
     config: Mapping[str, Any] = {}
     if parameters.layers:
@@ -221,50 +211,17 @@ def _plan(parameters: Merge, inputs: _Opened) -> MergePlan:
     return plan
 
 
-def _output(parameters: Merge, inputs: _Opened) -> Path:
+def _output(parameters: Merge, inputs: Opened) -> Path:
     if parameters.output is not None:
         return Path(parameters.output)
     return default_name(sum_name(parameters.models), inputs.suffix)
-
-
-def _made(parameters: Merge, inputs: _Opened) -> tuple[Made | None, list[FileInput]]:
-    """Return the step for the header of the result, and the checkpoints that it is made from."""
-    given: dict[tuple[str, str], Node | None] = {
-        ("models", reference.name): base_input(one) for reference, one in inputs.models.checkpoints
-    }
-    others = {
-        parameters.base: inputs.base,
-        parameters.text_encoder: inputs.text_encoder,
-        parameters.layout: inputs.layout,
-    }
-    for name, one in others.items():
-        if name is not None and one is not None:
-            given["bases", name] = given.get(("models", name)) or base_input(one)
-    if parameters.vae is not None and inputs.vae is not None:
-        path = inputs.vae.root or inputs.vae.weights[0].path
-        given.setdefault(("bases", parameters.vae), files_input(path, inputs.vae))
-    files = {id(node): node for node in given.values() if isinstance(node, FileInput)}
-    bases = list(files.values())
-    for reference, adapter in inputs.models.adapters:
-        given["adapters", reference.name] = input_of(adapter)
-    return step_of("merge", parameters, given), bases
-
-
-def _lineage(models: Models) -> dict[str, str]:
-    """Return the entry by which programs list what a checkpoint was merged from."""
-    if not models.checkpoints[0][1].candidates:
-        return {}
-    paths = [model.path.name for _, model in models.checkpoints]
-    paths += [Path(adapter.label).name for _, adapter in models.adapters]
-    names = (name.encode("utf-8", "replace").decode() for name in paths)
-    return {"modelspec.merged_from": ", ".join(names)}
 
 
 def _result(
     parameters: Merge,
     output: Path,
     plan: MergePlan,
-    inputs: _Opened,
+    inputs: Opened,
 ) -> MergeResult:
     base, method = inputs.base, parameters.operation()
     references = [reference for reference, _ in inputs.models.checkpoints]
@@ -274,6 +231,7 @@ def _result(
         references = with_layers(parameters.layers, inputs.models)
     return MergeResult(
         output=str(output),
+        dry_run=parameters.dry_run,
         family=plan.first.family_name,
         layouts=plan.first.layouts,
         models=[
