@@ -50,7 +50,7 @@ __all__ = ["VERB", "Merge", "MergeResult", "merge"]
 
 
 def merge(parameters: Merge, context: Context = Context()) -> MergeResult:
-    """Merge checkpoints and write the result.
+    """Merge checkpoints and write the result; a dry run says what that would be, and writes nothing.
 
     Raises:
         LoramergeError: see `stream.merge.plan_merge` and `stream.merge.merge`.
