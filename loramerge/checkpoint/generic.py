@@ -22,6 +22,7 @@ from loramerge.files.json_values import read_values
 from loramerge.files.tensors import Tensor
 
 __all__ = [
+    "are_of_an_adapter",
     "are_weights",
     "is_transformers",
     "model_class",
@@ -81,7 +82,12 @@ def are_weights(names: Iterable[str]) -> bool:
     """Return whether tensors are the weights of a model rather than an adapter's, by their names."""
     known = list(names)
     has = any(name.endswith((".weight", ".bias")) for name in known)
-    return has and not any(re.search(_ADAPTER_WORDS, name) for name in known)
+    return has and not are_of_an_adapter(known)
+
+
+def are_of_an_adapter(names: Iterable[str]) -> bool:
+    """Return whether the name of any tensor has what only the names of adapters' tensors have."""
+    return any(re.search(_ADAPTER_WORDS, name) for name in names)
 
 
 def network_tensors(

@@ -9,9 +9,12 @@ from typing import Any
 
 from loramerge.cli import show
 from loramerge.cli.show import Render
+from loramerge.errors import listed
 from loramerge.steps.batch_result import FileOutcome, FilesResult
 
 __all__ = ["files_render"]
+
+_NAMED = 4  # of the files that were left out
 
 
 def files_render(
@@ -38,6 +41,7 @@ def files_render(
             return
         if len(result.files) == 1 and result.files[0].status == "done":
             one(result.files[0].result)
+            _show_left_out(result.not_adapters)
             return
         # several results of a file are told apart by their own names
         outputs = len({file.path for file in result.files}) < len(result.files)
@@ -46,5 +50,17 @@ def files_render(
         )
         counts = Counter(file.status for file in result.files)
         show.line(", ".join(f"{n} {status}" for status, n in counts.items()))
+        _show_left_out(result.not_adapters)
 
     return render
+
+
+def _show_left_out(paths: Sequence[str]) -> None:
+    """Show what else the folders hold."""
+    if not paths:
+        return
+    counts = Counter("folder" if Path(path).is_dir() else "file" for path in paths)
+    things = " and ".join(show.count(n, word) for word, n in sorted(counts.items()))
+    are = "is not an adapter and was" if len(paths) == 1 else "are not adapters and were"
+    names = listed([Path(path).name for path in paths], _NAMED)
+    show.line(f"{things} {are} left out: {names}")

@@ -24,6 +24,7 @@ from loramerge.library.paths import bare
 from loramerge.library.patterns import expand
 from loramerge.steps.adapters import write_result
 from loramerge.steps.batch_result import COLUMNS, FileOutcome, FilesResult, Result
+from loramerge.steps.in_folders import adapters_among, without_outputs
 from loramerge.steps.outputs import Output, output_of
 from loramerge.steps.parameters import Context, Doc
 from loramerge.steps.references import Reference
@@ -47,7 +48,10 @@ class FileParameters(WriteParameters):
     files: Annotated[
         tuple[str, ...],
         Doc(
-            "Adapter files, folders (recursively), patterns or names.", ("FILE",), None, "adapters"
+            "Adapter files, folders, patterns or names. All adapters in a folder and below are taken.",
+            ("FILE",),
+            None,
+            "adapters",
         ),
     ]
     out_dir: Annotated[
@@ -140,8 +144,9 @@ def in_batch(
     parameters.check()
     if parameters.results:
         check_table(Path(parameters.results))
-    files = _without_outputs(
-        expand(parameters.files, context.root, context.notify), parameters.out_dir
+    found = expand(parameters.files, context.root, context.notify)
+    files, others = adapters_among(
+        without_outputs(found, parameters.out_dir), parameters.files, context.root
     )
     several = len(files) > 1 or parameters.out_dir is not None
     if several and parameters.output is not None:
@@ -162,7 +167,7 @@ def in_batch(
         for path, relative in files
         for outcome in (batch.several(path, relative) if several else batch.alone(path))
     ]
-    result = FilesResult(done, work.figures)
+    result = FilesResult(done, work.figures, [str(path) for path in others])
     if parameters.results:
         write_table(Path(parameters.results), COLUMNS, [file.row() for file in result.files])
     return result
@@ -290,24 +295,3 @@ def one_by_one(work: Callable[..., Result]) -> Callable[..., list[Result]]:
         ]
 
     return run
-
-
-def _without_outputs(
-    files: list[tuple[Path, PurePath]], out_dir: str | None
-) -> list[tuple[Path, PurePath]]:
-    """Leave out files that an earlier run wrote into an input folder.
-
-    Args:
-        files: (path, path relative to what was given) pairs, as from `patterns.expand`.
-    """
-    if out_dir is None:
-        return files
-    results = Path(os.path.realpath(out_dir))
-    kept = []
-    for path, relative in files:
-        place = Path(os.path.realpath(path))
-        root = place.parents[len(relative.parts) - 1]
-        inside = results != root and root in results.parents
-        if not (inside and results in place.parents):
-            kept.append((path, relative))
-    return kept

@@ -62,10 +62,16 @@ class FileOutcome(Generic[Result]):
 
 @dataclass
 class FilesResult(Generic[Result]):
-    """The outcome of every file."""
+    """The outcome of every file.
+
+    Args:
+        not_adapters: files and folders that were left out, because they lie in a folder that was
+            given and are not adapters.
+    """
 
     files: list[FileOutcome[Result]]
     figures: Sequence[str] = field(default=())
+    not_adapters: list[str] = field(default_factory=list)
 
     @property
     def exit_code(self) -> int:
@@ -78,4 +84,9 @@ class FilesResult(Generic[Result]):
         first = self.files[0].json(self.figures) if len(self.files) == 1 else {}
         figures = {name: first[name] for name in _TOP if name in first}
         files = [f.json(self.figures) for f in self.files]
-        return {"outputs": outputs, **figures, "files": files}
+        return {
+            "outputs": outputs,
+            **figures,
+            "files": files,
+            "not_adapters": self.not_adapters,
+        }

@@ -29,12 +29,12 @@ from loramerge.files.names import short_names
 from loramerge.library.paths import below
 from loramerge.library.patterns import expand
 from loramerge.parameters import Bounds
-from loramerge.steps.inputs import adapter_of, is_checkpoint, weighted
+from loramerge.steps.in_folders import checkpoint_of
+from loramerge.steps.inputs import adapter_of, weighted
 from loramerge.steps.parameters import Context, Doc, Verb
 from loramerge.steps.prediction import Prediction, predict_report
 from loramerge.steps.references import Reference
 from loramerge.steps.shown import Shown
-from loramerge.verbs.inspect.things import wholes
 
 __all__ = [
     "CHECKPOINT",
@@ -240,13 +240,13 @@ def _open(
             if len(paths) == 1:
                 raise
             known_format = isinstance(error, (FormatError, AdapterError))
-            if known_format and (whole := _checkpoint_of(path, tops)) is not None:
+            if known_format and (whole := checkpoint_of(path, tops)) is not None:
                 unreadable[str(whole)] = CHECKPOINT
                 continue
             context.notify(Warn(f"{path}: {error.problem}"))
             unreadable[str(path)] = error.problem
             continue
-        whole = _checkpoint_of(path, tops) if adapter.only_replaces else None
+        whole = checkpoint_of(path, tops) if adapter.only_replaces else None
         if whole is not None:
             unreadable[str(whole)] = CHECKPOINT
         elif any(comparable(delta) for delta in adapter.deltas.values()):
@@ -254,22 +254,6 @@ def _open(
         else:
             unreadable[str(path)] = "no module can be compared without a base"
     return found, unreadable
-
-
-def _checkpoint_of(path: Path, tops: Sequence[Path]) -> Path | None:
-    """Return the checkpoint that a file is, or is a part of; None for other files.
-
-    Args:
-        tops: the names that files were found by.
-    """
-    top = next((top for top in tops if path.is_relative_to(top)), path)
-    (whole,) = wholes([path], top)
-    if whole != path:
-        return whole
-    try:
-        return path if is_checkpoint(path) else None
-    except LoramergeError:
-        return None
 
 
 def compare_adapters(

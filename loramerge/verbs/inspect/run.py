@@ -110,7 +110,7 @@ def things(names: Sequence[str], context: Context) -> list[Path | InMemory]:
         else:
             top, files = below(context.root, name), files_of(name, context.root, context.notify)
             if len(files) > 1:
-                from loramerge.verbs.inspect.things import wholes
+                from loramerge.steps.wholes import wholes
 
                 found += wholes(files, top)
             else:

@@ -14,6 +14,7 @@ from loramerge.errors import Setting, UsageError, sized
 from loramerge.library.patterns import expand
 from loramerge.steps.adapters import budget, whole_size
 from loramerge.steps.amounts import size_in_bytes
+from loramerge.steps.in_folders import adapters_among
 from loramerge.steps.outputs import output_of
 from loramerge.steps.parameters import Context
 from loramerge.steps.references import Reference
@@ -95,7 +96,8 @@ def curve_of(parameters: ResizeFiles, context: Context) -> CurveResult:
         UsageError: if they name several files, or options that a curve does not have.
     """
     _check(parameters)
-    files = expand(parameters.files, context.root, context.notify)
+    found = expand(parameters.files, context.root, context.notify)
+    files, _ = adapters_among(found, parameters.files, context.root)
     if len(files) != 1:
         raise UsageError(
             "a curve is of one file",
