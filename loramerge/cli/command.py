@@ -92,7 +92,7 @@ def verb_command(
             )
             result = engine.perform(verb, parameters, context)
             if save_recipe is not None:
-                _save_recipe(save_recipe, verb.name, parameters, result)
+                _save_recipe(save_recipe, verb.name, parameters, result, session)
             seen: list[str] = []
             if reported is not None and viewed and getattr(result, "is_shown", True):
                 seen = _write_views(reported(result), views, session, written=verb.writes)
@@ -205,10 +205,15 @@ def _values_of(option: str, args: Sequence[str]) -> list[str]:
     return found + [value for word, value in pairwise(args) if word == option]
 
 
-def _save_recipe(text: str, verb: str, parameters: Any, result: Any) -> None:
+def _save_recipe(text: str, verb: str, parameters: Any, result: Any, session: Session) -> None:
+    """Write the recipe of what was done; warn if nothing was, because a recipe needs a step."""
     from loramerge.recipe.writing import write_recipe
 
-    write_recipe(Path(text), [(verb, *step) for step in engine.steps_done(parameters, result)])
+    steps = [(verb, *step) for step in engine.steps_done(parameters, result)]
+    if steps:
+        write_recipe(Path(text), steps)
+    else:
+        session.notify(Warn("nothing was written, so there is no recipe that repeats it"))
 
 
 def _check_recipe_file(text: str | None) -> None:

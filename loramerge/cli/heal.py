@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from loramerge.algebra.health.healing import Repaired
 from loramerge.cli import show
 from loramerge.cli.command import verb_command
 from loramerge.cli.files import files_render
 from loramerge.errors import listed
-from loramerge.steps.batch_result import FileOutcome
+from loramerge.steps.batch_result import FileOutcome, FilesResult
 from loramerge.verbs.heal import VERB, HealResult
 
 _MOST = 3  # modules of one repair that are named
@@ -15,7 +17,8 @@ _MOST = 3  # modules of one repair that are named
 
 def _cells(found: HealResult, file: FileOutcome[HealResult]) -> tuple[str, ...]:
     repairs = ", ".join(f"{name} ×{n}" for name, n in found.counts.items())
-    return f"{show.size(file.size_before)} to {show.size(found.size)}", repairs or "none needed"
+    sizes = f"{show.size(file.size_before)} to {show.size(found.size)}" if found.size else ""
+    return sizes, repairs or "none needed"
 
 
 def render_one(found: HealResult) -> None:
@@ -32,9 +35,14 @@ def render_one(found: HealResult) -> None:
         )  # fmt: skip
     show.table(lines)
     if not found.repairs:
-        show.line("Nothing needed to be repaired.")
+        show.line("There was nothing to repair.")
     else:
         show.table(_rows(found.repairs), ("repair", "what was done", "ΔW of the module"))
+    _show_left(found)
+
+
+def _show_left(found: HealResult) -> None:
+    """Show what was not repaired."""
     left = sorted({f"{p.code} ({p.severity})" for p in found.findings})
     if left:
         show.line(
@@ -59,5 +67,19 @@ def _rows(repairs: list[Repaired]) -> list[tuple[str, str, str]]:
     return rows
 
 
-render = files_render(render_one, ("size", "repairs"), _cells)
-command = verb_command(VERB, render, "loramerge heal character.safetensors -o healed.safetensors")
+_render_files = files_render(render_one, ("size", "repairs"), _cells)
+
+
+def render(found: Any) -> None:
+    """Show results of one file, of several, or of a file that needs no repair."""
+    files = found.files if isinstance(found, FilesResult) else ()
+    if len(files) == 1 and files[0].status == "skipped":
+        show.table(
+            [("written", f"no file: {files[0].reason}"), ("modules", files[0].result.modules)]
+        )
+        _show_left(files[0].result)
+    else:
+        _render_files(found)
+
+
+command = verb_command(VERB, render, "loramerge heal character.safetensors")

@@ -32,6 +32,7 @@ from loramerge.steps.source import Source, open_source
 from loramerge.steps.writing import WriteParameters
 
 __all__ = [
+    "CopyingParameters",
     "FileParameters",
     "FileWork",
     "OneFile",
@@ -80,6 +81,20 @@ class FileParameters(WriteParameters):
         return [(file.parameters, file.result) for file in result.files if file.status == "done"]
 
 
+@dataclass(frozen=True, kw_only=True)
+class CopyingParameters(FileParameters):
+    """The files, for a verb that skips those whose result is not wanted."""
+
+    copy_rest: Annotated[
+        bool,
+        Doc("With --out-dir: copy the files that are skipped, byte for byte."),
+    ] = False
+
+    def check(self) -> None:
+        if self.copy_rest and self.out_dir is None:
+            raise UsageError("copies need a folder", hint=("give ", Setting("out_dir", "FOLDER")))
+
+
 class OneFile(Protocol):
     """The parameters for one of the files."""
 
@@ -118,8 +133,8 @@ class FileWork(Generic[One, Result]):
         figures: names of the figures of `result.json()` that `--json` shows for a file.
         check: checks the written file before it gets its name, and notes the figures in the result;
             see `adapters.write_result`.
-        unwanted: function of the bytes of a result and of its input; returns why the result is not
-            written, None if it is.
+        unwanted: function of a result, its bytes and those of its input; returns why it is not
+            written, None if it is. `run` does not ask it.
         copy_rest: copy the file, byte for byte, where its result is not wanted.
     """
 
@@ -127,7 +142,7 @@ class FileWork(Generic[One, Result]):
     compute: Callable[[Source, Sequence[tuple[One, Output]], Context], list[Result]]
     figures: Sequence[str]
     check: Callable[[Result, Path, Output, Context], None] | None = None
-    unwanted: Callable[[int, int], str | None] | None = None
+    unwanted: Callable[[Result, int, int], str | None] | None = None
     copy_rest: bool = False
 
 
@@ -189,10 +204,17 @@ class _Batch(Generic[One, Result]):
     def alone(self, path: Path) -> list[FileOutcome[Result]]:
         """Process the only file."""
         each = [one for _, one in self.parameters.each_of(path)]
-        return [
-            FileOutcome(str(path), "done", found.output, found, found.size_before, parameters=one)
-            for one, found in zip(each, self.work.run(each, self.context), strict=True)
-        ]
+        done = zip(each, self.work.run(each, self.context), strict=True)
+        return [self._outcome_alone(path, one, found) for one, found in done]
+
+    def _outcome_alone(self, path: Path, one: One, found: Result) -> FileOutcome[Result]:
+        """Return the outcome of the only file; where nothing was written, the result is not wanted."""
+        before = found.size_before
+        if found.output is not None:
+            return FileOutcome(str(path), "done", found.output, found, before, parameters=one)
+        assert self.work.unwanted is not None
+        why = self.work.unwanted(found, before or 0, before or 0)
+        return FileOutcome(str(path), "skipped", None, found, before, why)
 
     def several(self, path: Path, relative: PurePath) -> list[FileOutcome[Result]]:
         """Process one of several files; an error becomes a line of the report."""
@@ -244,7 +266,7 @@ class _Batch(Generic[One, Result]):
         refused: list[str] = []
 
         def wanted(size: int) -> bool:
-            why = self.work.unwanted(size, before) if self.work.unwanted else None
+            why = self.work.unwanted(computed, size, before) if self.work.unwanted else None
             refused.extend([why] if why else [])
             return not refused
 

@@ -16,10 +16,11 @@ from loramerge.algebra.outcome import uncut
 from loramerge.algebra.proof import Proof
 from loramerge.algebra.ranks import RankRule
 from loramerge.algebra.terms import Term
+from loramerge.algebra.weights import Weight
 from loramerge.errors import AdapterError, Setting, UsageError, listed, suggestion
 from loramerge.steps.adapters import AdapterResult, write_result
 from loramerge.steps.batch import (
-    FileParameters,
+    CopyingParameters,
     FileWork,
     for_one_file,
     in_batch,
@@ -105,20 +106,27 @@ class Heal(HealSettings):
     """Repair an adapter: spikes, zero ranks, odd alphas, modules that change nothing.
 
     Each repair is named. What is not repaired keeps its values, and the written file is read back and
-    compared with the expected change.
+    compared with the expected change. An adapter that needs no repair is not written again, unless an
+    output, a dialect or a type is given.
     """
 
     adapter: Annotated[Reference, Doc("Adapter to repair.", ("ADAPTER",), completes="adapters")]
 
 
 @dataclass(frozen=True, kw_only=True)
-class HealFiles(HealSettings, FileParameters):
+class HealFiles(HealSettings, CopyingParameters):
     """Repair adapters: spikes, zero ranks, odd alphas, modules that change nothing.
 
     Each repair is named. What is not repaired keeps its values, and every written file is read back
     and compared with the expected change. Modules with NaN cannot be repaired: --drop-damaged leaves
-    them out. Of several files, one that fails is reported, and the others are still repaired.
+    them out. Without -o, --to, --for or --dtype, a file that needs no repair is not written again. Of
+    several files, one that fails is reported, and the others are still repaired.
     """
+
+    def check(self) -> None:
+        """Refuse unknown repairs, and copies without a folder."""
+        CopyingParameters.check(self)
+        HealSettings.check(self)
 
     def each_of(self, path: Path) -> list[tuple[str, Heal]]:
         """Return the parameters that repair one of the files."""
@@ -145,18 +153,24 @@ class HealResult(AdapterResult):
         """Repair → number of modules."""
         return dict(Counter(one.repair for one in self.repairs))
 
+    @property
+    def is_needless(self) -> bool:
+        """True if there was nothing to repair."""
+        return not self.repairs
+
     def json(self) -> dict[str, Any]:
         """Return the object that `--json` prints."""
         names = ("severity", "code", "module", "message", "remedy")
         return {"path": self.path} | super().json() | {
             "size_before": self.size_before,
+            "size_after": self.size,
             "repairs": [vars(one) for one in self.repairs],
             "findings": [{name: getattr(f, name) for name in names} for f in self.findings],
         }  # fmt: skip
 
 
 def heal(parameters: Heal, context: Context = Context()) -> HealResult:
-    """Repair, write and compare.
+    """Repair, write and compare; write nothing if nothing is repaired and no such file is asked for.
 
     Raises:
         AdapterError: if modules cannot be repaired, or nothing would be left. NumericsError: if the
@@ -164,10 +178,20 @@ def heal(parameters: Heal, context: Context = Context()) -> HealResult:
     """
     parameters.check()
     source = _open(parameters, context)
-    output = _output(parameters, source).checked()
-    return write_result(
-        _compute(source, parameters, output, context), output, context, check=prove_written
-    )
+    output = _output(parameters, source)
+    asked = _asks_for_file(parameters)
+    if asked:
+        output = output.checked()
+    result = _compute(source, parameters, output, context)
+    if result.is_needless and not asked:
+        return result
+    return write_result(result, output.checked(), context, check=prove_written)
+
+
+def _asks_for_file(parameters: Heal) -> bool:
+    """Return whether a file is to be written whatever needs repair: recipes and -o name an output."""
+    reweighted = parameters.adapter.weight != Weight()
+    return parameters.output is not None or parameters.says_how or reweighted
 
 
 def output_path(parameters: Heal, context: Context = Context()) -> Path:
@@ -271,8 +295,19 @@ def heal_files(parameters: HealFiles, context: Context = Context()) -> FilesResu
         UsageError: for options that cannot go together.
         LoramergeError: for a single file, see `heal`.
     """
-    work = FileWork(one_by_one(heal), one_by_one(_compute), _FIGURES, prove_written)
+    work = FileWork(
+        one_by_one(heal),
+        one_by_one(_compute),
+        _FIGURES,
+        prove_written,
+        unwanted=None if parameters.says_how else _needless,
+        copy_rest=parameters.copy_rest,
+    )
     return in_batch(parameters, work, context)
+
+
+def _needless(found: HealResult, _size: int, _before: int) -> str | None:
+    return "there is nothing to repair" if found.is_needless else None
 
 
 VERB = Verb(

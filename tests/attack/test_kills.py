@@ -39,7 +39,7 @@ COMMANDS = {
     "run": "run r.yaml",
     "convert": "convert a.safetensors --to peft -o out/folder",
     "resize": "resize --rank 2 many --out-dir out",
-    "heal": "heal many --out-dir out",
+    "heal": "heal many --dtype float32 --out-dir out",
     "unbake": "unbake base.safetensors --lora a.safetensors -o out/x.safetensors",
     "page": "diff a.safetensors b.safetensors --html out/page.html",
 }

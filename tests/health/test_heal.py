@@ -313,3 +313,80 @@ def test_a_recipe_heals_and_repeats(run):
     )
     run.ok("run", "r.yaml")
     assert "same file" in run.ok("run", "m.safetensors").out
+
+
+# ---- nothing to repair
+
+
+def _require_untouched(run, *options):
+    """Require that `heal` of a sound adapter says that there is nothing to do, and writes nothing."""
+    before = run.state()
+    shown = run.ok("heal", "zuzu", *options).out
+    assert "no file: there is nothing to repair" in shown
+    found = run.ok("heal", "zuzu", *options, "--json").json
+    assert found["outputs"] == [] and found["files"][0]["repairs"] == []
+    assert found["files"][0]["status"] == "skipped"
+    assert found["files"][0]["reason"] == "there is nothing to repair"
+    assert run.state() == before
+
+
+@pytest.mark.parametrize("options", [(), ("--out-dir", "out"), ("--force",)])
+def test_nothing_is_written_where_nothing_is_repaired(run, options):
+    _require_untouched(run, *options)
+
+
+@pytest.mark.parametrize("wrong", ["_asks_for_file", "is_needless"])
+def test_a_heal_that_always_writes_is_found(run, monkeypatch, wrong):
+    from loramerge.verbs import heal as module
+
+    if wrong == "_asks_for_file":
+        monkeypatch.setattr(module, wrong, lambda parameters: True)
+    else:
+        monkeypatch.setattr(module.HealResult, wrong, False)
+    with pytest.raises(AssertionError):
+        _require_untouched(run)
+
+
+@pytest.mark.parametrize(
+    "options", [("-o", "x.safetensors"), ("--dtype", "float32"), ("--to", "diffusers")]
+)
+def test_a_file_that_is_asked_for_is_written(run, options):
+    result = run.ok("heal", "zuzu", *options)
+    assert "There was nothing to repair." in result.out
+    (output,) = run.ok("heal", "zuzu", *options, "--json", "--force").json["outputs"]
+    assert "the same" in run.ok("diff", "zuzu", output).out
+
+
+def test_an_old_result_is_no_error_where_nothing_is_written(run):
+    Path("zuzu-healed.safetensors").write_bytes(b"old")
+    _require_untouched(run)
+    run.refused(3, "heal", "zuzu", "-o", "zuzu-healed.safetensors", says="the output exists")
+
+
+def test_sound_files_are_copied_on_demand(run):
+    one, _ = _sick("a spike", "zuzu", 0, run.folder, run.folder)
+    written(one, run.folder / "s.safetensors")
+    command = ("heal", "s", "a", "--out-dir", "out", "--json")
+    statuses = {Path(f["path"]).stem: f["status"] for f in run.ok(*command).json["files"]}
+    assert statuses == {"s": "done", "a": "skipped"}
+    statuses = [f["status"] for f in run.ok(*command, "--copy-rest").json["files"]]
+    assert statuses == ["kept", "copied"]
+    assert Path("out/a.safetensors").read_bytes() == Path("a.safetensors").read_bytes()
+    run.refused(2, "heal", "a", "--copy-rest", says="--out-dir FOLDER")
+
+
+def test_a_step_that_repairs_nothing_still_has_a_result(run):
+    (run.folder / "r.yaml").write_text(
+        "version: 1\ninputs: {a: a.safetensors}\nsteps:\n"
+        "  well: {heal: {adapter: a}, save: w.safetensors}\n"
+        "  small: {resize: {adapter: well, rank: 2}, save: small.safetensors}\n",
+        "utf-8",
+    )
+    run.ok("run", "r.yaml")
+    assert "the same" in run.ok("diff", "a", "w.safetensors").out
+    assert Path("small.safetensors").exists()
+
+
+def test_no_recipe_repeats_what_wrote_nothing(run):
+    result = run.ok("heal", "zuzu", "--save-recipe", "r.yaml")
+    assert "no recipe that repeats it" in result.err and not Path("r.yaml").exists()

@@ -36,7 +36,7 @@ CASES: dict[str, list[dict[str, Any]]] = {
         {"adapter": A, "dtype": "float32"},
         {"adapter": "peft", "for": "comfyui", "to_lora": True, "rank": 1},
     ],
-    "heal": [{"adapter": A}, {"adapter": "peft"}],
+    "heal": [{"adapter": "sick.safetensors"}, {"adapter": "sick"}],
     "extract": [
         {"tuned": "tuned.safetensors", "base": "base", "rank": 2},
         {"tuned": "tuned.safetensors", "base": "base.safetensors", "full": True},
@@ -98,10 +98,20 @@ def inputs(work: Path) -> Path:  # noqa: F811
     write_folder(Path("base.safetensors"), Path("base"))
     lm.bake("base.safetensors", [f"{A}:0.5"], "baked.safetensors")
     lm.save(lm.load(A), "peft", dialect="peft")
+    _write_sick()
     Path("sub").mkdir()
     lm.save(lm.load(A), "sub/a.safetensors")
     folder_of(Path("pictures"))
     return work
+
+
+def _write_sick() -> None:
+    """Write a file and a folder of an adapter with a module that changes nothing, so needs repair."""
+    adapter = lm.load(A)
+    site, delta = next(iter(adapter.deltas.items()))
+    sick = adapter.with_deltas({**adapter.deltas, site: delta.scaled(0.0)})
+    lm.save(sick, "sick.safetensors")
+    lm.save(sick, "sick", dialect="peft")
 
 
 def miss(verb: Verb, values: Mapping[str, Any], said: Callable[[Any, Context], Path]) -> str | None:

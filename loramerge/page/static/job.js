@@ -91,6 +91,10 @@ function time(one) {
   return ago(one.started ?? one.created);
 }
 
+/** Return a line for a job that had nothing to write; null for others. */
+const nothingWritten = ({ verb, state, result }) =>
+  verb === "heal" && state === "done" && result?.repairs?.length === 0 ? el("p", {}, "There was nothing to repair, so no file was written.") : null;
+
 /** Return the accuracy of what a job made, in the words of the command line; null where it measures none. */
 function accuracy({ verb, result }) {
   const { survived, norm_kept: kept, relative_error: error, dry_run: dry } = result ?? {};
@@ -114,7 +118,7 @@ export function jobBlock(one, { quiet = false, here = false, started = () => {} 
     replacing(one, started),
     lines(one),
     accuracy(one),
-    one.outputs.length ? outputs(one) : null,
+    one.outputs.length ? outputs(one) : nothingWritten(one),
     quiet || !one.command ? null
       : el("details", {}, el("summary", {}, "Command"), el("pre.code", {}, one.command)));
 }

@@ -15,7 +15,7 @@ from loramerge.algebra.fair import check_fair
 from loramerge.errors import Setting, UsageError
 from loramerge.parameters import Doc
 from loramerge.steps.amounts import size_label
-from loramerge.steps.batch import FileParameters
+from loramerge.steps.batch import CopyingParameters
 from loramerge.steps.references import Reference
 from loramerge.steps.writing import (
     BaseParameter,
@@ -116,7 +116,7 @@ class Resize(_Compared, RankParameters, _Written):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ResizeFiles(_Compared, RankSeries, _Written, FileParameters):
+class ResizeFiles(_Compared, RankSeries, _Written, CopyingParameters):
     """Re-rank adapters by SVD.
 
     Every module gets the best approximation of its new rank, and the report shows the error. Several
@@ -125,18 +125,13 @@ class ResizeFiles(_Compared, RankSeries, _Written, FileParameters):
     resized. Run the command again to do only those that are missing.
     """
 
-    copy_rest: Annotated[
-        bool,
-        Doc("With --out-dir: copy files that would not get smaller, byte for byte."),
-    ] = False
     curve: Annotated[
         bool,
         Doc("Write no adapter: show the error at many ranks and sizes."),
     ] = False
 
     def check(self) -> None:
-        if self.copy_rest and self.out_dir is None:
-            raise UsageError("copies need a folder", hint=("give ", Setting("out_dir", "FOLDER")))
+        super().check()
         if not self.curve:
             for _, one in self.each_of(Path("x")):
                 one.check()

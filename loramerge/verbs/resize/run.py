@@ -230,7 +230,7 @@ _FIGURES = (
 )  # fmt: skip
 
 
-def _not_smaller(size: int, before: int) -> str | None:
+def _not_smaller(_: ResizeResult, size: int, before: int) -> str | None:
     return "the result would not be smaller" if size >= before else None
 
 
