@@ -68,7 +68,7 @@ def _table(result: InspectResult) -> None:
 
 
 def _file(file: Inspected, *, all_metadata: bool, alone: bool) -> None:
-    show.line(f"{file.path} ({show.size(file.size)})", bold=True)
+    show.line(f"{show.place(file.path)} ({show.size(file.size)})", bold=True)
     if file.error:
         show.line(f"  cannot be read: {file.error}")
         return
@@ -117,7 +117,9 @@ def _file(file: Inspected, *, all_metadata: bool, alone: bool) -> None:
         lines.append(("unknown keys", _unknown(file)))
     show.table(lines)
     if file.verifiable and alone:
-        show.line(f"The header says what it contains; `loramerge verify {file.path}` checks it.")
+        show.line(
+            f"The header says what it contains; `loramerge verify {show.place(file.path)}` checks it."
+        )
     _findings(file.findings)
     if file.what == "adapter" and file.checked == "weights" and not file.findings:
         show.line("No problems found.")

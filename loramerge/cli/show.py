@@ -82,8 +82,12 @@ _BARS = (12, 6)  # characters of the longest bar, if it fits
 def complaint(text: str) -> str:
     """Return a text for standard error: no control characters, no endless lines or lists of them.
 
-    It is wrapped between words where standard error is a terminal.
+    It is wrapped between words where standard error is a terminal. What comes with loramerge has its
+    name there.
     """
+    from loramerge.library.shipped import by_name
+
+    text = by_name(text)
     lines = [clean(line, _LONGEST_LINE) for line in text.split("\n")]
     if len(lines) > _MOST_LINES:
         left = len(lines) - _MOST_LINES

@@ -11,7 +11,7 @@ from loramerge.verbs.unbake import VERB, UnbakeResult
 def render(result: UnbakeResult) -> None:
     """Show what was subtracted, and how exact the result is."""
     lines = dry_run.written(result)
-    lines.append(("checkpoint", f"{result.checkpoint} (family {result.family})"))
+    lines.append(("checkpoint", f"{show.place(result.checkpoint)} (family {result.family})"))
     lines += [
         ("subtracted", f"{show.place(a['path'])} {show.at(a['weight'])}") for a in result.adapters
     ]

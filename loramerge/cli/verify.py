@@ -18,7 +18,7 @@ _LEGEND = (
 
 def render(result: VerifyResult) -> None:
     """Show the verdict, sentence by sentence, and the strengths by block."""
-    rows = [("file", result.path)]
+    rows = [("file", show.place(result.path))]
     if result.base is not None:
         rows.append(("base", show.place(result.base)))
     show.table([*rows, ("checked", _source(result))])

@@ -7,6 +7,7 @@ folder when it is first used.
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import loramerge
@@ -15,8 +16,8 @@ from loramerge.events import Note, Notify
 from loramerge.library.registry import cache
 
 __all__ = [
-    "OUTLINED", "SHIPPED", "SHIPPED_ADAPTERS", "SHIPPED_BASES", "TINY", "is_shipped", "shipped",
-    "shipped_as", "shipped_name", "shipped_places", "told",
+    "OUTLINED", "SHIPPED", "SHIPPED_ADAPTERS", "SHIPPED_BASES", "TINY", "by_name", "is_shipped",
+    "shipped", "shipped_as", "shipped_name", "shipped_places", "told",
 ]  # fmt: skip
 
 TINY, OUTLINED = "tiny", "tiny-outlined"
@@ -64,6 +65,29 @@ def shipped_name(path: str | Path) -> str | None:
         return found.name.removesuffix(".safetensors")
     made = found.parent == cache() / "bases" and found.name.startswith(f"{OUTLINED}-")
     return OUTLINED if made else None
+
+
+def by_name(text: str) -> str:
+    """Return a text in which bases and adapters that come with loramerge have their names.
+
+    Nobody types where the package keeps them. Paths of files inside of such a base stay as they are.
+    """
+    if _FOLDER not in text and OUTLINED not in text:
+        return text
+    for folder in shipped_places():
+        if str(folder) in text:
+            text = _path_below(folder).sub(_name_of, text)
+    return text
+
+
+def _path_below(folder: Path) -> re.Pattern[str]:
+    """Return the pattern of a path right below a folder that is not the start of a longer one."""
+    return re.compile(rf"{re.escape(str(folder))}[/\\][\w.-]*\w(?![\w/\\-])")
+
+
+def _name_of(path: re.Match[str]) -> str:
+    name = shipped_name(path[0])
+    return name if name in (*SHIPPED_ADAPTERS, *SHIPPED_BASES) else path[0]
 
 
 def told(name: str, path: Path, notify: Notify) -> Path:

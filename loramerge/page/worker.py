@@ -26,6 +26,7 @@ from loramerge.files.json_values import values_in
 from loramerge.files.temporary import remove_unfinished
 from loramerge.interruption import begin_interruptible, interrupt
 from loramerge.library.listings import keep_listings
+from loramerge.library.shipped import by_name
 from loramerge.page.labels import in_page
 
 __all__ = ["LASTING", "LISTED_FOR", "error_json", "main", "plain"]
@@ -186,7 +187,7 @@ def event_json(event: Progress | Note | Warn, spell: Spell = in_page) -> dict[st
     if isinstance(event, Progress):
         return {"kind": "progress", **{n: getattr(event, n) for n in _PROGRESS}}
     kind = "warning" if isinstance(event, Warn) else "note"
-    return {"kind": kind, "text": spelled(event.text, spell)}
+    return {"kind": kind, "text": by_name(spelled(event.text, spell))}
 
 
 _PROGRESS = ("task", "done", "total", "unit", "said")
@@ -197,8 +198,8 @@ def error_json(error: LoramergeError, spell: Spell = in_page) -> dict[str, Any]:
 
     `advises` has the names of the settings in its hint.
     """
-    hint = None if error.hint is None else spelled(error.hint, spell)
-    text = error.text(spell)
+    hint = None if error.hint is None else by_name(spelled(error.hint, spell))
+    text = by_name(error.text(spell))
     if hint is not None:
         text = text.removesuffix(f"\n  hint: {hint}")
     parts = () if error.hint is None or isinstance(error.hint, str) else error.hint

@@ -248,3 +248,60 @@ def test_a_family_whose_single_file_is_fused_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FamilyError, match=r"text_encoder\..*embedding"):
         write_single_file(tmp_path / "unet", tmp_path / "out.safetensors")
     assert not (tmp_path / "out.safetensors").exists()
+
+
+# ---- names in place of paths
+
+
+def _require_names(by_name: Any) -> None:
+    """Require that paths of what comes with loramerge become names, and that no others change."""
+    for name, path in (("tiny", FOLDER / "tiny"), ("zuzu", FOLDER / "zuzu.safetensors")):
+        text = f"error: {path}: no\n  found: the file {path}.\n  hint: give '{path}'"
+        assert (
+            by_name(text) == f"error: {name}: no\n  found: the file {name}.\n  hint: give '{name}'"
+        )
+    outlined = cache() / "bases" / f"{OUTLINED}-0123456789ab"
+    assert by_name(f"{outlined}: no") == f"{OUTLINED}: no"
+    for other in (
+        FOLDER / "tiny/unet/config.json",
+        FOLDER / "zuzu.preview.png",
+        FOLDER / "zuzu.safetensors.bak",
+        Path("elsewhere/shipped/tiny"),
+        Path(f"{OUTLINED}-0123456789ab"),
+    ):
+        assert by_name(f"error: {other}: no") == f"error: {other}: no"
+
+
+def test_texts_have_the_names_of_what_comes_with_it() -> None:
+    _require_names(module.by_name)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda text: text,
+        lambda text: text.replace(str(FOLDER / "tiny"), "tiny"),
+        lambda text: module._path_below(FOLDER).sub(lambda found: Path(found[0]).stem, text),
+    ],
+)
+def test_a_wrong_name_is_found(wrong: Any) -> None:
+    with pytest.raises(AssertionError):
+        _require_names(wrong)
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        (("inspect", "tiny"), "tiny (6.91 MB)"),
+        (("inspect", "zuzu"), "zuzu (292 kB)"),
+        (("diff", "zuzu", "tiny"), "error: tiny: this is a checkpoint"),
+        (("meta", "zuzu", "--set", "a=b"), "error: zuzu: this file comes with loramerge"),
+        (("verify", "zuzu"), "error: zuzu: the header holds no recipe"),
+        (("resize", "zuzu", "--rank", "99"), "note: zuzu: already at or below rank 99"),
+        (("unbake", "tiny", "--lora", "zuzu"), "checkpoint      tiny (family tiny)"),
+    ],
+)
+def test_commands_call_it_by_the_name_that_was_typed(run: Any, command: Any, says: str) -> None:
+    done = run(*command)
+    assert says in done.out + done.err
+    assert str(FOLDER) not in done.out + done.err

@@ -9,6 +9,7 @@ from typing import Any
 from loramerge.algebra.operators.linear import OPERATOR as LINEAR
 from loramerge.errors import LoramergeError, spelled
 from loramerge.events import Event, Notify, Warn
+from loramerge.library.shipped import by_name
 from loramerge.page.labels import in_page
 from loramerge.steps import engine
 from loramerge.steps.kept import Kept
@@ -36,7 +37,7 @@ def do(request: Mapping[str, Any], notify: Notify) -> dict[str, Any]:
 
     def listen(event: Event) -> None:
         if isinstance(event, Warn):
-            warnings.append(spelled(event.text, in_page))
+            warnings.append(by_name(spelled(event.text, in_page)))
         notify(event)
 
     context = Context(notify=listen, kept=_KEPT)
@@ -50,7 +51,7 @@ def do(request: Mapping[str, Any], notify: Notify) -> dict[str, Any]:
         if request.get("relations") and prediction is not None:
             found |= _measured(verb, parameters, prediction, context)
     except LoramergeError as error:
-        found["refused"] = error.text(in_page)
+        found["refused"] = by_name(error.text(in_page))
     return {**found, "warnings": list(dict.fromkeys(warnings))}
 
 
