@@ -114,12 +114,16 @@ def _bars() -> Any:
     from rich.progress import (
         BarColumn,
         Progress,
+        SpinnerColumn,
         TaskProgressColumn,
         TextColumn,
         TimeRemainingColumn,
     )
 
     return Progress(
+        SpinnerColumn(
+            "line"
+        ),  # turns while nothing else moves; of characters that all terminals have
         TextColumn("{task.description}", markup=False),  # `[w=0.5]` is no style
         BarColumn(),
         TaskProgressColumn(),

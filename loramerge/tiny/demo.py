@@ -6,6 +6,7 @@ import os
 import shlex
 import subprocess
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Annotated, Any
 from loramerge.errors import Message, OutputExists
 from loramerge.events import Event, Finished, Note, Notify
 from loramerge.library.shipped import SHIPPED_ADAPTERS, TINY
+from loramerge.steps.loading import loading_torch
 from loramerge.steps.parameters import Context, Doc, command_words
 from loramerge.steps.references import references
 from loramerge.verbs.bake import Bake, bake
@@ -133,7 +135,10 @@ def demo(parameters: Demo, context: Context = Context()) -> DemoResult:
             file=folder,
             hint="give another name" + (", or --force to use it" if folder.is_dir() else ""),
         )
-    result = _training(folder) if parameters.train else _tour(folder)
+    if parameters.train:
+        context.notify(Note("training takes about a minute, and torch is loaded first"))
+    with loading_torch(context.notify) if parameters.train else nullcontext():
+        result = _training(folder) if parameters.train else _tour(folder)
     if result.made:
         context.notify(Finished("pictures", result.made))
     for step in result.steps:
@@ -141,11 +146,21 @@ def demo(parameters: Demo, context: Context = Context()) -> DemoResult:
             step.missing = result.missing
             context.notify(Finished(step.title, step))
             continue
+        if step.verb == "preview":
+            context.notify(
+                Note(f"{_images(step.parameters)} images are drawn, which takes some seconds")
+            )
         force = {"force": True} if parameters.force and hasattr(step.parameters, "force") else {}
         held = replace(context, notify=_holding(step.notes, context.notify))
         step.result = _RUNS[step.verb](replace(step.parameters, **force), held)
         context.notify(Finished(step.title, step))
     return result
+
+
+def _images(parameters: Preview) -> int:
+    """Return how many images a preview draws."""
+    columns = len(parameters.base) + len(parameters.adapters) + len(parameters.baked)
+    return columns * len(parameters.prompt) * len(parameters.seed)
 
 
 def _holding(notes: list[Message], notify: Notify) -> Notify:

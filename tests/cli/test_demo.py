@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ import numpy as np
 import pytest
 
 from loramerge.cli.main import group
+from loramerge.cli.session import Session
 from loramerge.errors import NumericsError
 from loramerge.steps.engine import parameters_from
+from loramerge.steps.loading import loading_torch
 from loramerge.steps.parameters import parameters_of
 from loramerge.tiny import demo as module
 from loramerge.tiny.demo import Demo, DemoResult, DemoStep, demo
@@ -119,6 +122,54 @@ def test_a_command_that_said_something_else_would_be_found(tmp_path: Path) -> No
     command = DemoStep("", "mix", step.parameters).command.replace("zuzu", "zuzu:0.5")
     name, parameters = read(command, Mix)
     assert name == "mix" and parameters.adapters != step.parameters.adapters
+
+
+# --- waiting --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """As if pictures were drawn; gets how many columns each has."""
+    monkeypatch.setattr(module, "find_spec", lambda name: name)
+    columns: list[int] = []
+
+    def draw(parameters: Any, context: Any) -> Any:
+        columns.append(len(parameters.base) + len(parameters.adapters) + len(parameters.baked))
+        raise NumericsError("nothing can be drawn here")
+
+    monkeypatch.setitem(module._RUNS, "preview", draw)
+    return columns
+
+
+def _require_told(run: Any, drawn: list[int]) -> None:
+    """Require that what takes seconds is told beforehand, and only on standard error."""
+    result = run("demo", "--force")
+    assert result.err.index("note: 24 images are drawn") < result.err.index("nothing can be drawn")
+    assert drawn.pop() * 4 == 24 and "images are drawn" not in result.out
+    assert "images are drawn" not in run("demo", "--force", "-q").err
+
+
+def test_what_takes_seconds_is_told_before_it_begins(run: Any, drawn: list[int]) -> None:
+    _require_told(run, drawn)
+
+
+def test_a_silent_demo_is_found(
+    run: Any, drawn: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Session, "notify", lambda session, event: None)
+    with pytest.raises(ValueError, match="substring not found"):
+        _require_told(run, drawn)
+
+
+def test_the_import_of_torch_is_shown_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    with loading_torch(seen.append):
+        assert [(one.task, one.done) for one in seen] == [("loading torch", 0)]
+        monkeypatch.setitem(sys.modules, "torch", module)
+    with loading_torch(seen.append):
+        pass
+    assert [one.done for one in seen] == [0, 1]
 
 
 # --- pictures -------------------------------------------------------------------------------------

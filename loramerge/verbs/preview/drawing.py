@@ -11,6 +11,7 @@ from loramerge.adapter.metadata import trigger_words
 from loramerge.errors import Message, Setting, UsageError, listed
 from loramerge.events import Note, Warn
 from loramerge.steps.inputs import adapter_of
+from loramerge.steps.loading import loading_torch
 from loramerge.steps.parameters import Context
 from loramerge.steps.references import Reference
 from loramerge.verbs.preview.columns import columns
@@ -34,10 +35,11 @@ def draw_sheet(parameters: Preview, context: Context) -> Sheet:
     adapters = [(r, _adapter(r, context)) for r in parameters.adapters]
     if not any(parameters.prompt):
         _note_words([adapter for _, adapter in adapters], context)
-    from loramerge.train.device.exhaustion import naming_exhaustion
-    from loramerge.train.device.threads import torch_threads
-    from loramerge.train.device.workers import begin_workers
-    from loramerge.train.drawing.preview import preview
+    with loading_torch(context.notify):
+        from loramerge.train.device.exhaustion import naming_exhaustion
+        from loramerge.train.device.threads import torch_threads
+        from loramerge.train.device.workers import begin_workers
+        from loramerge.train.drawing.preview import preview
 
     _, device = begin_workers(context.device)
 

@@ -38,16 +38,22 @@ def load_model(name: str, parameters: Preview, context: Context, device: Any) ->
         LoramergeError: if it cannot be loaded.
     """
     if context.models is None:
-        return _loaded(name, parameters, context).to(device)
+        return _load(name, parameters, context, device)
     path = base_path(name, context)
     states = [(f.path, f.path.stat().st_mtime_ns) for f in find_files(path).weights]
     key = (str(path), *states, parameters.config, parameters.prediction, str(device))
     if key not in context.models:
         context.models.clear()  # before the next is loaded
-        context.notify(Progress("loading", 0, 1, "models", base_name(name, context)))
-        context.models[key] = _loaded(name, parameters, context).to(device)
-        context.notify(Progress("loading", 1, 1, "models"))
+        context.models[key] = _load(name, parameters, context, device)
     found: Pipeline = context.models[key]
+    return found
+
+
+def _load(name: str, parameters: Preview, context: Context, device: Any) -> Pipeline:
+    """Load a model, and report when it begins and ends."""
+    context.notify(Progress("loading", 0, 1, "models", base_name(name, context)))
+    found = _loaded(name, parameters, context).to(device)
+    context.notify(Progress("loading", 1, 1, "models"))
     return found
 
 

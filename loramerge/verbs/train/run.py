@@ -18,6 +18,7 @@ from loramerge.events import Warn
 from loramerge.files.atomic import check_target
 from loramerge.steps.adapters import AdapterResult, encoded_for, write_result
 from loramerge.steps.inputs import base_path
+from loramerge.steps.loading import loading_torch
 from loramerge.steps.outputs import Output, adapter_output
 from loramerge.steps.parameters import Context, Verb
 from loramerge.steps.prediction import Prediction
@@ -51,6 +52,8 @@ def train(parameters: Train, context: Context = Context()) -> TrainResult:
         return _dry_run(parameters, context)
     force = parameters.force or (parameters.resume and _is_unfinished(path))
     check_target(path, force=force)
+    with loading_torch(context.notify):
+        import loramerge.train  # noqa: F401 - says what to install where torch is missing
     fitted = _fit(parameters, path, context)
     parameters = fitted.parameters
     found = _trained(fitted, path, context)
