@@ -28,7 +28,7 @@ from loramerge.cli.options import (
 from loramerge.cli.session import Session
 from loramerge.cli.show import Render, line
 from loramerge.errors import Setting
-from loramerge.events import Finished, Warn
+from loramerge.events import Finished, Note, Warn
 from loramerge.report.views import check_views, has_report, report_of, write_views
 from loramerge.steps import engine
 from loramerge.steps.parameters import Context, Verb, parameters_of
@@ -78,6 +78,7 @@ def verb_command(
             check_views(views, others)
         _check_recipe_file(save_recipe)
         parameters = engine.parameters_from(kind, values)
+        folder = _missing_folder(values.get("output"))
         by_parts = None if common["quiet"] or common["as_json"] else part
         session = Session(quiet=common["quiet"], finished=by_parts)
         with session, _workers(verb, common) as executor:
@@ -91,6 +92,8 @@ def verb_command(
                 details=viewed,
             )
             result = engine.perform(verb, parameters, context)
+            if folder is not None and os.path.isdir(folder):
+                session.notify(Note(f"the folder {folder} did not exist and was made"))
             if save_recipe is not None:
                 _save_recipe(save_recipe, verb.name, parameters, result, session)
             seen: list[str] = []
@@ -203,6 +206,14 @@ def _values_of(option: str, args: Sequence[str]) -> list[str]:
     """Return the values that a command line gives an option, before it is parsed."""
     found = [word.partition("=")[2] for word in args if word.startswith(f"{option}=")]
     return found + [value for word, value in pairwise(args) if word == option]
+
+
+def _missing_folder(output: Any) -> str | None:
+    """Return the folder of a named output if it does not exist yet."""
+    if not isinstance(output, str):
+        return None
+    folder = os.path.normpath(Path(output).parent)
+    return None if os.path.isdir(folder) else folder
 
 
 def _save_recipe(text: str, verb: str, parameters: Any, result: Any, session: Session) -> None:

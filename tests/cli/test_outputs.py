@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -320,3 +321,43 @@ def test_a_folder_has_one_size(run):
     assert written == sum(path.stat().st_size for path in (run.folder / "m2").rglob("*.*"))
     (inspected,) = run.ok("inspect", "m2", "--json").json
     assert inspected["size"] == written
+
+
+# ---- folders that did not exist
+
+
+def _require_noted(run, output, folder):
+    """Require a note of the folder if it was made, on standard error alone."""
+    result = run.ok("mix", "a", "b", "-o", output, "--json", "--force")
+    assert result.json["outputs"] == [str(Path(output))]
+    assert (f"note: the folder {folder} did not exist and was made\n" in result.err) == bool(folder)
+    assert ("did not exist" in result.err) == bool(folder)
+
+
+@pytest.mark.parametrize(
+    ("output", "folder"),
+    [
+        ("new/er/x.safetensors", Path("new/er")),
+        ("x.safetensors", None),
+        ("there/x.safetensors", None),
+        ("new/../x.safetensors", None),
+    ],
+)
+def test_a_new_folder_is_noted_beside_the_result(run, output, folder):
+    Path("there").mkdir()
+    _require_noted(run, output, folder)
+
+
+@pytest.mark.parametrize("wrong", [lambda output: None, lambda output: str(Path(output).parent)])
+def test_a_wrong_note_of_folders_is_found(run, monkeypatch, wrong):
+    monkeypatch.setattr("loramerge.cli.command._missing_folder", wrong)
+    with pytest.raises(AssertionError):
+        _require_noted(run, "new/er/x.safetensors", Path("new/er"))
+        _require_noted(run, "x.safetensors", None)
+
+
+def test_no_folder_is_noted_that_was_not_made(run):
+    quiet = run.ok("mix", "a", "b", "-o", "new/x.safetensors", "-q")
+    assert quiet.out == quiet.err == ""
+    assert "did not exist" not in run.ok("bake", "-b", "tiny", "zuzu", "-o", "n/b", "--dry-run").err
+    run.refused(3, "mix", "a", "nowhere", "-o", "other/x.safetensors")
