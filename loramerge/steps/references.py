@@ -27,6 +27,7 @@ from loramerge.library.registry import NameRegistry
 from loramerge.steps.foreign import rewritten
 from loramerge.steps.weight_words import (
     BLOCKS,
+    BY_PATTERN,
     DEPTH,
     component_in,
     depth_in,
@@ -114,7 +115,7 @@ class Reference:
                 raise
             raise UsageError(
                 f"{self.name!r}: {tail!r} is not a weight",
-                hint=f"{head}:0.8 or {head}:unet=0.8:te=0",
+                hint=BY_PATTERN if _is_pattern(tail) else f"{head}:0.8 or {head}:unet=0.8:te=0",
             ) from None
 
     @property
@@ -222,6 +223,12 @@ def parse_reference(text: str, root: Path | None = None) -> Reference:
         written.insert(0, shown_number(default[0]) if default else "1")
     weight = Weight(default[0] if default else 1.0, components, blocks, depth)
     return Reference(rest, weight, ":".join(written), adapter, stated)
+
+
+def _is_pattern(part: str) -> bool:
+    """Return whether a part of a weight looks like a pattern with its value: `*attn2*=0.5`."""
+    pattern, equals, value = part.rpartition("=")
+    return bool(equals) and any(sign in pattern for sign in "*?[") and number_in(value) is not None
 
 
 def _says_adapter(text: str, root: Path | None) -> bool:

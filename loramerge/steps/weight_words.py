@@ -6,16 +6,20 @@ import re
 
 from loramerge.algebra.blocks import LENGTHS, PRESETS
 from loramerge.algebra.weights import Weight, shown_number
-from loramerge.errors import UsageError, suggestion
+from loramerge.errors import Message, Setting, UsageError, suggestion
 from loramerge.families.components import COMPONENT_WORDS
 
 __all__ = [
-    "BLOCKS", "DEPTH", "component_in", "depth_in", "number_in", "refuse_decimal_comma", "vector_in",
-    "weight_in_words", "weight_words",
+    "BLOCKS", "BY_PATTERN", "DEPTH", "component_in", "depth_in", "number_in", "refuse_decimal_comma",
+    "vector_in", "weight_in_words", "weight_words",
 ]  # fmt: skip
 
 BLOCKS = "lbw"  # of LoRA Block Weight for A1111: `<lora:A:1:lbw=OUTALL>`
 DEPTH = "depth"  # weights at equal steps from the first block of the UNet to the last
+BY_PATTERN: Message = (
+    "modules of other names, such as vae.* or *attn2*, get a weight by `match` in the file of ",
+    Setting("weights", "NAME=FILE.yaml"),
+)
 _VECTOR = re.compile(r"[-+0-9.eE]+(,[-+0-9.eE]+)+")
 _DECIMAL_COMMA = re.compile(r"[-+]?[0-9]+,[0-9]+")
 _NUMBER = re.compile(r"[-+]?(([0-9]+\.?[0-9]*|\.[0-9]+)(e[-+]?[0-9]+)?|nan|inf)", re.IGNORECASE)
@@ -113,7 +117,7 @@ def component_in(word: str, value: str, text: str) -> dict[str, float]:
         raise UsageError(
             f"{text!r}: {word!r} is not a component",
             expected=", ".join(COMPONENT_WORDS),
-            hint=suggestion(word, COMPONENT_WORDS),
+            hint=suggestion(word, COMPONENT_WORDS) or BY_PATTERN,
         )
     if number is None:
         raise UsageError(f"{text!r}: {value!r} is not a number")

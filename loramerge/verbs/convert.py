@@ -317,6 +317,8 @@ def _names(word: str, site: Site) -> bool:
     """Return whether a component's word or a pattern means a site."""
     if word in COMPONENT_WORDS:
         return site.component in COMPONENT_WORDS[word]
+    if word == site.component:  # one that only this file has, such as `vae`
+        return True
     return any(fnmatchcase(module, word) for module in site.modules)
 
 

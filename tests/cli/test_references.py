@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from loramerge.adapter.load import load
+from tests.builders.samples import safetensors_bytes
 from tests.builders.world import weights
 
 
@@ -123,7 +126,10 @@ def test_two_bare_numbers_are_refused_with_both_readings(run):
         ("a:unit=1", "did you mean unet?"),
         ("a:unet=1:unet=2", "two weights"),
         ("a:te1=1:te=2", "two weights"),
-        ("a:OUTAL", "'OUTAL' is not a weight"),
+        ("a:vae=0.5", ("'vae' is not a component", "--weights NAME=FILE.yaml")),
+        ("a:*attn2*=0.5", ("'*attn2*=0.5' is not a weight", "--weights NAME=FILE.yaml")),
+        ("a:vae.*=0.5", ("'vae.*=0.5' is not a weight", "--weights NAME=FILE.yaml")),
+        ("a:OUTAL", ("'OUTAL' is not a weight", "a:unet=0.8:te=0")),
         ("a:0.5x", "'0.5x' is not a weight"),
         ("a:1_0", "'1_0' is not a weight"),
         ("a:", "'' is not a weight"),
@@ -237,3 +243,38 @@ def test_a_base_is_not_an_adapter_and_the_other_way_round(run):
                     ("bake", "--base", "base.safetensors", "base")):  # fmt: skip
         run.refused(4, *command, says="this is a checkpoint")
     run.refused(4, "bake", "--base", "a.safetensors", "a", says="this is an adapter")
+
+
+def _require_vae_halved(run):
+    """Require that a pattern halves the VAE's module alone, and that each can be kept."""
+    keys = [f"{name}.lora_{half}.weight" for name in _OF_BOTH for half in "AB"]
+    factors = np.ones((4, 4), np.float32)
+    Path("v.safetensors").write_bytes(safetensors_bytes(dict.fromkeys(keys, factors)))
+    Path("w.yaml").write_text("match: {'vae.*': 0.5}", "utf-8")
+    run.ok("mix", "v", "--weights", "v=w.yaml", "-o", "h.safetensors")
+    for word, norm in (("unet", 16.0), ("vae", 8.0)):
+        run.ok("convert", "h", "--keep", word, "-o", f"{word}.safetensors")
+        (only,) = load(f"{word}.safetensors").deltas.items()
+        assert only[0].component == word
+        assert np.linalg.norm(only[1].dense()) == pytest.approx(norm)
+
+
+_OF_BOTH = ("unet.mid_block.attentions.0.proj_in", "vae.encoder.mid_block.attentions.0.to_q")
+
+
+def test_modules_of_a_vae_have_weights_and_can_be_kept(run):
+    _require_vae_halved(run)
+
+
+@pytest.mark.parametrize("place", ["_names", "fnmatchcase"])
+def test_a_vae_that_is_overlooked_is_found(run, monkeypatch, place):
+    from loramerge.families.components import COMPONENT_WORDS
+    from loramerge.verbs import convert
+
+    if place == "_names":  # knows the words of components alone
+        wrong = lambda word, site: site.component in COMPONENT_WORDS.get(word, ())  # noqa: E731
+        monkeypatch.setattr(convert, "_names", wrong)
+    else:
+        monkeypatch.setattr("loramerge.algebra.per_module.fnmatchcase", lambda name, pattern: False)
+    with pytest.raises(AssertionError):
+        _require_vae_halved(run)
