@@ -47,7 +47,8 @@ class Meta:
     """Show or edit the metadata in a file's header; tensors stay byte-identical.
 
     Works on every safetensors file, checkpoints too. Without options the metadata is shown. With
-    options the file is replaced atomically, or -o writes another one.
+    options the file itself is replaced, once the new one is complete; -o writes another one and leaves
+    it as it is. The report names the value that each entry had before.
     """
 
     file: Annotated[

@@ -211,3 +211,34 @@ def test_an_entry_that_looks_like_a_parameter_is_said_to_do_nothing(run):
     found = run.ok("meta", "a.safetensors", "--set", "lora_alpha=16")
     assert "does not change an adapter's effect" in found.err
     assert "does not change" not in run.ok("meta", "a.safetensors", "--set", "my.note=16").err
+
+
+def _require_former_values(run):
+    """Require that the report names what each entry was, and whether the file was replaced."""
+    run.ok("meta", "a", "--set", "x=1", "--set", "long=" + "y " * 100, "--set", "none=")
+    command = ("meta", "a", "--set", "x=2", "--unset", "long", "--set", "none=0", "--set", "new=3")
+    shown = run.ok(*command, "-o", "other.safetensors").out.splitlines()
+    assert shown[0].split() == ["written", "other.safetensors"]
+    shown = [line.split(maxsplit=1) for line in run.ok(*command).out.splitlines()]
+    assert ["replaced", "a.safetensors"] in shown
+    assert ["changed", "x = 2 (was 1)"] in shown
+    assert ["changed", "none = 0 (was empty)"] in shown
+    assert ["set", "new = 3"] in shown
+    assert ["removed", f"long (was {'y ' * 30}…)"] in shown
+
+
+def test_former_values_are_named(run):
+    _require_former_values(run)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda key, before, after: ("set", f"{key} = {after}"),
+        lambda key, before, after: ("changed", f"{key} = {after} (was {after})"),
+    ],
+)
+def test_a_report_without_former_values_is_found(run, monkeypatch, wrong):
+    monkeypatch.setattr("loramerge.cli.meta._change", wrong)
+    with pytest.raises(AssertionError):
+        _require_former_values(run)
