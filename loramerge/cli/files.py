@@ -12,7 +12,7 @@ from loramerge.cli.show import Render
 from loramerge.errors import listed
 from loramerge.steps.batch_result import FileOutcome, FilesResult
 
-__all__ = ["files_render"]
+__all__ = ["files_render", "show_left_out"]
 
 _NAMED = 4  # of the files that were left out
 
@@ -41,7 +41,7 @@ def files_render(
             return
         if len(result.files) == 1 and result.files[0].status == "done":
             one(result.files[0].result)
-            _show_left_out(result.not_adapters)
+            show_left_out(result.not_adapters)
             return
         # several results of a file are told apart by their own names
         outputs = len({file.path for file in result.files}) < len(result.files)
@@ -50,12 +50,12 @@ def files_render(
         )
         counts = Counter(file.status for file in result.files)
         show.line(", ".join(f"{n} {status}" for status, n in counts.items()))
-        _show_left_out(result.not_adapters)
+        show_left_out(result.not_adapters)
 
     return render
 
 
-def _show_left_out(paths: Sequence[str]) -> None:
+def show_left_out(paths: Sequence[str]) -> None:
     """Show what else the folders hold."""
     if not paths:
         return

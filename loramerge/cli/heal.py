@@ -7,7 +7,7 @@ from typing import Any
 from loramerge.algebra.health.healing import Repaired
 from loramerge.cli import show
 from loramerge.cli.command import verb_command
-from loramerge.cli.files import files_render
+from loramerge.cli.files import files_render, show_left_out
 from loramerge.errors import listed
 from loramerge.steps.batch_result import FileOutcome, FilesResult
 from loramerge.verbs.heal import VERB, HealResult
@@ -72,14 +72,14 @@ _render_files = files_render(render_one, ("size", "repairs"), _cells)
 
 def render(found: Any) -> None:
     """Show results of one file, of several, or of a file that needs no repair."""
-    files = found.files if isinstance(found, FilesResult) else ()
-    if len(files) == 1 and files[0].status == "skipped":
-        show.table(
-            [("written", f"no file: {files[0].reason}"), ("modules", files[0].result.modules)]
-        )
-        _show_left(files[0].result)
-    else:
+    only = found.files[0] if isinstance(found, FilesResult) and len(found.files) == 1 else None
+    if only is None or only.status != "skipped":
         _render_files(found)
+        return
+    assert only.result is not None
+    show.table([("written", f"no file: {only.reason}"), ("modules", only.result.modules)])
+    _show_left(only.result)
+    show_left_out(found.not_adapters)
 
 
 command = verb_command(VERB, render, "loramerge heal character.safetensors")
