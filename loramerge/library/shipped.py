@@ -63,7 +63,7 @@ def shipped_name(path: str | Path) -> str | None:
     found = Path(path)
     if found.parent == Path(loramerge.__file__).parent / _FOLDER:
         return found.name.removesuffix(".safetensors")
-    made = found.parent == cache() / "bases" and found.name.startswith(f"{OUTLINED}-")
+    made = found.name.startswith(f"{OUTLINED}-") and found.parent in _made_places()
     return OUTLINED if made else None
 
 
@@ -102,7 +102,15 @@ def told(name: str, path: Path, notify: Notify) -> Path:
 
 def shipped_places() -> list[Path]:
     """Return the folders that hold what comes with loramerge, one of which may not exist yet."""
-    return [Path(loramerge.__file__).parent / _FOLDER, cache() / "bases"]
+    return [Path(loramerge.__file__).parent / _FOLDER, *_made_places()]
+
+
+def _made_places() -> list[Path]:
+    """Return the folder of bases that are baked when they are first used; none without a home folder."""
+    try:
+        return [cache() / "bases"]
+    except FileError:
+        return []
 
 
 def is_shipped(path: Path) -> bool:

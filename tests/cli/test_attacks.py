@@ -358,6 +358,8 @@ def test_a_user_without_home(run, homeless):
     run.ok("inspect", "a", "--hash")
     run.ok("mix", "a:0.5", "-o", "out.safetensors")
     run.ok("base", "list")
+    run.ok("bake", "-b", "tiny", "zuzu", "-o", "baked")
+    run.refused(4, "diff", "zuzu", "tiny", says="error: tiny: this is a checkpoint")
     run.refused(3, "inspect", "nothing", says="nothing")
     run.refused(3, "base", "add", "x", "a.safetensors", says="LORAMERGE_HOME")
     run.refused(3, "library", "add", ".", says="LORAMERGE_HOME")

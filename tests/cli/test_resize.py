@@ -13,7 +13,7 @@ from tests.builders.samples import relative
 from tests.builders.world import weights
 from tests.tail import crossed, tail
 
-KEYS = {"outputs", "relative_error", "norm_kept", "scale_applied", "worst", "files"}
+KEYS = {"outputs", "relative_error", "norm_kept", "scale_applied", "worst", "files", "not_adapters"}
 FILE_KEYS = {
     "path", "status", "output", "size_before", "size_after", "dialect", "dtype", "ranks_before",
     "ranks_after", "relative_error", "norm_kept", "scale_applied", "worst", "left_out", "reason",
