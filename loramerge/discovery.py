@@ -131,6 +131,13 @@ class Registry(Mapping[str, T]):
         self.version += bool(self._found)
         return bool(self._found)
 
+    def is_installed(self, thing: Named) -> bool:
+        """Return whether every process has a thing: it is shipped, or an installed package has it."""
+        if any(one is thing for one in self._loaded.values()):
+            return True
+        self.look_for_others()
+        return any(one is thing for one in (self._found or {}).values())
+
     def add(self, thing: T) -> T:
         """Add a thing; one of the same name is replaced."""
         self._added[thing.name] = thing

@@ -15,9 +15,11 @@ from typing import Any
 import loramerge.stream.parts  # noqa: F401  # open files and families can be pickled from then on
 from loramerge.algebra.workers import available_cpus, one_heap
 from loramerge.errors import MissingExtra, Setting, UsageError
+from loramerge.interruption import deferred
 
 __all__ = ["Processes", "dask_executor", "pool", "workers"]
 
+_SAFE_PATH = "PYTHONSAFEPATH"
 _MOST = 8  # processes that start by themselves: each has its own interpreter in memory
 
 
@@ -60,29 +62,49 @@ def dask_executor(address: str) -> Iterator[Executor]:
         client.close()
 
 
-class Processes(ProcessPoolExecutor):
+class Processes(Executor):
     """Processes of this machine, which start with the first work and end with this one.
 
     Attributes:
+        count: of processes.
         least: bytes to compute from which the parts of a file are worth their start.
     """
 
     def __init__(self, count: int, least: int = 0) -> None:
-        from multiprocessing import get_context
-
-        super().__init__(count, mp_context=get_context("spawn"), initializer=_begin)
-        self.least = least
+        self.count, self.least = count, least
+        self._pool: ProcessPoolExecutor | None = None
 
     def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Submit work; what starts for the first is deaf to Ctrl-C from its first moment on."""
-        with _held_back():
-            return super().submit(fn, *args, **kwargs)
+        """Submit work; what starts for the first is deaf to a terminal from its first moment on."""
+        with deferred(insistent=False), _held_back(), _apart():
+            if self._pool is None:  # its queues alone start a process
+                self._pool = _pool_of(self.count)
+            return self._pool.submit(fn, *args, **kwargs)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """End when the work is done."""
+        if self._pool is not None:
+            self._pool.shutdown(wait, cancel_futures=cancel_futures)
+
+    def stop(self) -> None:
+        """End at once, whatever is computed; no work is taken any more."""
+        processes = {} if self._pool is None else self._pool._processes or {}
+        for process in list(processes.values()):
+            process.terminate()
+        self.shutdown()
+
+
+def _pool_of(count: int) -> ProcessPoolExecutor:
+    from multiprocessing import get_context
+
+    return ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=_begin)
 
 
 @contextmanager
 def _held_back() -> Iterator[None]:
-    """Hold back Ctrl-C from this thread for a moment, and from processes that start in it for good.
+    """Hold back some signals from this thread for a moment, and for good from what starts in it.
 
+    A terminal sends them to all processes, of which this one alone shall answer, and end the others.
     No effect on Windows, where a process cannot inherit this.
     """
     import signal
@@ -90,11 +112,30 @@ def _held_back() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    try:  # from here on, because an interruption may come while the call returns
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _apart() -> Iterator[None]:
+    """Let processes that start import nothing from the current folder, but what this one would.
+
+    Python puts that folder first until it has heard where this process looks for modules: a file
+    called `random.py` there would be run.
+    """
+    before = os.environ.get(_SAFE_PATH)
+    os.environ[_SAFE_PATH] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_SAFE_PATH]
+        else:
+            os.environ[_SAFE_PATH] = before
 
 
 def _begin() -> None:
@@ -137,9 +178,10 @@ def workers(
             )
         with dask_executor(dask) as cluster:
             yield cluster
-    elif jobs == 1 or (jobs is None and least is None):
+        return
+    count = jobs or (1 if least is None else min(_MOST, threads or available_cpus()))
+    if count == 1:  # another process would only take its memory
         yield None
     else:
-        count = jobs or min(_MOST, threads or available_cpus())
         with Processes(count, 0 if jobs else least or 0) as processes:
             yield processes

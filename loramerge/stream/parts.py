@@ -11,18 +11,21 @@ from __future__ import annotations
 import copyreg
 import pickle
 import platform
-from collections.abc import Iterator
-from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
+from collections.abc import Iterable, Iterator
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, wait
+from contextvars import ContextVar
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from loramerge.algebra.operator import Operator
-from loramerge.algebra.operators import find_operator
+from loramerge.algebra.operators import OPERATORS, find_operator
 from loramerge.algebra.workers import ordered, steady_heap
+from loramerge.discovery import Named, Registry
 from loramerge.errors import FileError, UsageError
-from loramerge.families import Family, family
+from loramerge.families import FAMILIES, Family, family
+from loramerge.files.forms import final_path
 from loramerge.files.gguf import GgufFile
 from loramerge.files.header import build_header
 from loramerge.files.positioned import PositionedFile
@@ -35,6 +38,7 @@ _LEAST = 32 << 20  # bytes of a part
 _MOST = 64  # parts of a file
 _KEPT = 64  # files that a worker keeps open
 _SENT = 64 << 20  # bytes of the parts of a file that may be sent by themselves
+_INSTALLED = ContextVar("_INSTALLED", default=False)  # only what is installed may be sent
 
 
 def write_in_parts(
@@ -69,10 +73,10 @@ def write_in_parts(
                 written.add(size)
                 behind.add(size)
     except BrokenExecutor as error:  # the pool ends all parts; one that is cancelled would stop it
+        _end(executor, ())
         raise _lost(path, error) from None
     except BaseException as error:
-        for future in futures:
-            future.cancel()
+        _end(executor, futures)
         of_dask = type(error).__module__.partition(".")[0] == "distributed"
         if of_dask or isinstance(error, CancelledError):
             raise _lost(path, error) from None
@@ -80,12 +84,23 @@ def write_in_parts(
     return found
 
 
+def _end(executor: Executor, futures: Iterable[Future[Any]]) -> None:
+    """End the work on parts: not everywhere can a file be removed while others write to it."""
+    stop = getattr(executor, "stop", None)
+    if stop is None:
+        wait([future for future in futures if not future.cancel()])
+    else:
+        stop()
+
+
 def can_travel(layout: Layout[Any]) -> bool:
     """Return whether other processes can compute a layout: all can be pickled, and little is sent.
 
-    Tensors that are in memory, as those of a pickle are, travel by their values.
+    Tensors that are in memory, as those of a pickle are, travel by their values. An operator or a
+    family that is not installed would not be known to others.
     """
     sent = 0
+    before = _INSTALLED.set(True)
     try:
         for part in _parts(layout):  # an adapter that others cannot open may change few of them
             sent += len(_pickled(part, "", None))
@@ -93,6 +108,8 @@ def can_travel(layout: Layout[Any]) -> bool:
                 return False
     except UsageError:
         return False
+    finally:
+        _INSTALLED.reset(before)
     return True
 
 
@@ -167,7 +184,7 @@ def _compute(data: bytes, sender: str) -> tuple[int, list[Any]]:
 def _lost(path: str, error: BaseException) -> FileError:
     return FileError(
         "a worker that computed a part of the output is lost",
-        file=path,
+        file=final_path(path),  # the temporary name means nothing to whoever reads this
         found=str(error) or type(error).__name__,
         hint="nothing was written; run again when the workers are back",
     )
@@ -193,7 +210,14 @@ def _file_parts(file: TensorFile) -> tuple[Any, ...]:
     return _opened, (type(file), str(Path(file.path).absolute()), file.identity[:2])
 
 
+def _require_installed(registry: Registry[Any], one: Named) -> None:
+    """Refuse what this process alone has, where only what is installed may be sent."""
+    if _INSTALLED.get() and not registry.is_installed(one):
+        raise pickle.PicklingError(f"{one.name!r} is not of an installed package")
+
+
 def _family_parts(one: Family) -> tuple[Any, ...]:
+    _require_installed(FAMILIES, one)
     return family, (one.name,)
 
 
@@ -216,6 +240,7 @@ def _operator(name: str, code: str | None) -> Operator:
 
 
 def _operator_parts(one: Operator) -> tuple[Any, ...]:
+    _require_installed(OPERATORS, one)
     return _operator, (one.name, one.code)
 
 

@@ -130,15 +130,86 @@ def _runs(process: int) -> bool:
     return True
 
 
+masks = pytest.mark.skipif(
+    not hasattr(signal, "pthread_sigmask"), reason="signals cannot be held back"
+)
+
+
 @pytest.mark.slow
-@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="signals cannot be held back")
+@masks
 def test_processes_are_deaf_to_interruption_from_their_start() -> None:
     """Ctrl-C reaches them, too; while they imported, it ended them with a traceback of each."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     with Processes(1) as processes:
         asked = processes.submit(signal.pthread_sigmask, signal.SIG_BLOCK, ())
         assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
-        assert signal.SIGINT in asked.result()
+        assert {signal.SIGINT, signal.SIGHUP} <= asked.result()
+        assert signal.SIGTERM not in asked.result()  # by which they are stopped
+
+
+@masks
+def test_an_interruption_while_signals_are_held_back_leaves_none_of_them_held(monkeypatch) -> None:
+    """A page's process, whose next jobs are stopped by such a signal, would be deaf to it."""
+    before, mask = signal.pthread_sigmask(signal.SIG_BLOCK, ()), signal.pthread_sigmask
+
+    def interrupted(how: int, which: Any) -> Any:
+        found = mask(how, which)
+        if how == signal.SIG_BLOCK and which:
+            raise KeyboardInterrupt
+        return found
+
+    monkeypatch.setattr(signal, "pthread_sigmask", interrupted)
+    with pytest.raises(KeyboardInterrupt), Processes(1) as processes:
+        processes.submit(os.getpid)
+    assert mask(signal.SIG_BLOCK, ()) == before
+
+
+@pytest.mark.slow
+def test_processes_that_are_stopped_end_at_once() -> None:
+    with Processes(2) as processes:
+        first = processes.submit(os.getpid).result()
+        processes.submit(time.sleep, 30)
+        processes.stop()
+        assert not _runs(first)
+
+
+STARTED = """
+import os
+from loramerge.recipe.executors import Processes
+
+if __name__ == "__main__":
+    with Processes(1) as processes:
+        print(processes.submit(os.getpid).result() != os.getpid())
+"""
+
+
+@pytest.mark.slow
+def test_nothing_in_the_current_folder_is_run(tmp_path) -> None:
+    """Python would run what it imports first from there, before it hears of other folders."""
+    script, folder = tmp_path / "started.py", tmp_path / "folder"
+    script.write_text(STARTED, "utf-8")
+    folder.mkdir()
+    for name in ("multiprocessing", "random", "loramerge"):
+        (folder / f"{name}.py").write_text("raise SystemExit('this is not to be run')", "utf-8")
+    done = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, cwd=folder, check=False
+    )
+    assert (done.stdout, done.stderr) == ("True\n", "")
+    assert "PYTHONSAFEPATH" not in os.environ
+
+
+def test_no_process_starts_where_there_is_nothing_to_do() -> None:
+    """Queues alone start one: a bake of a small file would pay for it."""
+    with Processes(2) as processes:
+        assert processes._pool is None
+
+
+def test_one_process_more_is_none(monkeypatch) -> None:
+    with workers(None, None, threads=1, least=100) as one:
+        assert one is None
+    monkeypatch.setattr("loramerge.recipe.executors.available_cpus", lambda: 1)
+    with workers(None, None, least=100) as one:
+        assert one is None
 
 
 def test_processes_start_for_large_files_alone() -> None:
@@ -147,9 +218,9 @@ def test_processes_start_for_large_files_alone() -> None:
         assert one is None
     with workers(None, None, threads=3, least=100) as several, workers(2, None, least=100) as two:
         assert isinstance(several, Processes)
-        assert (several.least, several._max_workers) == (100, 3)
+        assert (several.least, several.count) == (100, 3)
         assert isinstance(two, Processes)
-        assert (two.least, two._max_workers) == (0, 2)
+        assert (two.least, two.count) == (0, 2)
 
 
 class Inline(Executor):

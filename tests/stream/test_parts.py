@@ -6,7 +6,7 @@ import copyreg
 import pickle
 import threading
 import time
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
@@ -14,8 +14,10 @@ from typing import Any
 
 import pytest
 
+import loramerge as lm
 import loramerge.stream.parts as parts
 from loramerge.adapter import Adapter
+from loramerge.algebra.operators import OPERATORS, find_operator
 from loramerge.errors import FileError, LoramergeError, UsageError
 from loramerge.files.tensors import ArrayTensor
 from tests.builders import small_models
@@ -96,8 +98,6 @@ def test_processes_that_start_by_themselves_do_so_for_large_files(
 @pytest.mark.parametrize(("least", "sent"), [(1 << 18, True), (1 << 21, False)])
 def test_what_is_copied_does_not_make_a_file_large(least: int, sent: bool, tmp_path: Path) -> None:
     """Of the denoiser's file, 5 MB, an adapter of attention changes one or two."""
-    import loramerge as lm
-
     executor: Any = Elsewhere()
     executor.least = least
     lm.bake("tiny", "zuzu", tmp_path / "out", executor=executor)
@@ -112,8 +112,6 @@ def test_one_adapter_that_lives_in_this_process(
     """It changes few tensors, and keeps all here: a bake by itself does not fail half-way for it."""
     import safetensors.torch
     import torch
-
-    import loramerge as lm
 
     monkeypatch.setattr(parts, "_LEAST", 1 << 16)
     lm.save(lm.load("zuzu"), tmp_path / "zuzu.safetensors")
@@ -156,8 +154,9 @@ def test_weights_do_not_travel_back(tmp_path: Path) -> None:
 def test_a_lost_worker_leaves_nothing(three: list[Path], tmp_path: Path) -> None:
     _, one, two = three
     for lost in (0, 3):
-        with pytest.raises(FileError, match="lost"):
+        with pytest.raises(FileError, match="lost") as caught:
             merged(tmp_path / "out", (one, 0.5), (two, 0.5), executor=Elsewhere(lost))
+        assert Path(caught.value.file or "").parent == tmp_path / "out"  # no temporary name
     assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "one", "two"]
 
 
@@ -224,6 +223,25 @@ def test_what_cannot_be_sent_is_refused(
     assert not (tmp_path / "out").exists()
 
 
+def test_what_this_process_alone_has_keeps_the_work_here(three: list[Path], tmp_path: Path) -> None:
+    """Operators of a file that the command line names: a large merge failed half-way for them."""
+    base, one, two = three
+    executor: Any = Elsewhere()
+    executor.least = 1
+
+    with OPERATORS.adding():
+
+        @lm.operator(space="elements", source="definition")
+        def halved(terms: Any, parameters: Any) -> Any:
+            return sum(terms.values) / 2
+
+        for name, sent in (("halved", False), ("ties", True)):
+            merged(tmp_path / name, (one, 1), (two, 1), base=base, method=name, executor=executor)
+            assert (executor.sent > 0) == sent
+        assert OPERATORS.is_installed(find_operator("ties"))
+        assert not OPERATORS.is_installed(halved)
+
+
 def test_an_operator_that_workers_do_not_have_is_named(
     three: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -261,6 +279,55 @@ def test_an_interrupted_client_cancels_the_rest(three: list[Path], tmp_path: Pat
         merged(tmp_path / "out", (one, 0.5), (two, 0.5), executor=Interrupted())
     assert len(waiting) > 1 and all(future.cancelled() for future in waiting[1:])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "one", "two"]
+
+
+def test_processes_that_can_be_stopped_are_not_waited_for(
+    three: list[Path], tmp_path: Path
+) -> None:
+    """What they compute is for nothing. Parts that are cancelled would stop the pool by a traceback."""
+    _, one, two = three
+    futures: list[Future[Any]] = []
+
+    class Stopped(Executor):
+        def submit(self, function: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+            futures.append(Future())
+            futures[-1].set_running_or_notify_cancel()
+            if len(futures) == 1:
+                futures[0].set_exception(KeyboardInterrupt())
+            return futures[-1]
+
+        def stop(self) -> None:
+            for future in futures[1:]:
+                future.set_exception(BrokenProcessPool("ended"))
+
+    with pytest.raises(KeyboardInterrupt):
+        merged(tmp_path / "out", (one, 0.5), (two, 0.5), executor=Stopped())
+    assert len(futures) > 1 and all(future.done() for future in futures)
+
+
+def test_parts_that_run_end_before_their_file_is_removed(three: list[Path], tmp_path: Path) -> None:
+    """Windows does not remove what another process has open."""
+    _, one, two = three
+    runs, seen = threading.Event(), list[bool]()
+
+    def fails() -> Any:
+        runs.wait()
+        raise FileError("the first part is bad")
+
+    def takes() -> Any:
+        runs.set()
+        time.sleep(0.1)
+        seen.append(any(tmp_path.rglob("*.partial")))
+
+    class Busy(ThreadPoolExecutor):
+        def submit(self, function: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+            works.append(fails if not works else takes)
+            return super().submit(works[-1])
+
+    works: list[Any] = []
+    with Busy(2) as executor, pytest.raises(FileError, match="first"):
+        merged(tmp_path / "out", (one, 0.5), (two, 0.5), executor=executor)
+    assert seen and all(seen)
 
 
 # ---- the commands
@@ -322,8 +389,6 @@ def test_a_killed_process(three: list[Path], tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_adapters_among_the_inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A change that is computed from the merged weight travels with what that is made of."""
-    import loramerge as lm
-
     monkeypatch.setattr(parts, "_LEAST", 1 << 16)
     adapter: Adapter = lm.load("zuzu")
     models = ["tiny", "tiny-outlined:0.5", (adapter, 0.5)]
