@@ -6,10 +6,12 @@ This thread, a pool of threads, processes of this machine, or a Dask cluster.
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
+from types import ModuleType
 from typing import Any
 
 import loramerge.stream.parts  # noqa: F401  # open files and families can be pickled from then on
@@ -122,16 +124,18 @@ def _held_back() -> Iterator[None]:
 
 @contextmanager
 def _apart() -> Iterator[None]:
-    """Let processes that start import nothing from the current folder, but what this one would.
+    """Let processes that start run nothing but the modules that this one would import.
 
-    Python puts that folder first until it has heard where this process looks for modules: a file
-    called `random.py` there would be run.
+    Python puts the current folder first until it has heard where this process looks for modules: a file
+    `random.py` there would be run. It also runs the script that runs here once more, of which nothing
+    is needed; one without `if __name__ == "__main__"` would do its work again.
     """
-    before = os.environ.get(_SAFE_PATH)
-    os.environ[_SAFE_PATH] = "1"
+    before, script = os.environ.get(_SAFE_PATH), sys.modules["__main__"]
+    os.environ[_SAFE_PATH], sys.modules["__main__"] = "1", ModuleType("__main__")
     try:
         yield
     finally:
+        sys.modules["__main__"] = script
         if before is None:
             del os.environ[_SAFE_PATH]
         else:

@@ -177,15 +177,14 @@ STARTED = """
 import os
 from loramerge.recipe.executors import Processes
 
-if __name__ == "__main__":
-    with Processes(1) as processes:
-        print(processes.submit(os.getpid).result() != os.getpid())
+with Processes(1) as processes:
+    print(processes.submit(os.getpid).result() != os.getpid(), __name__)
 """
 
 
 @pytest.mark.slow
-def test_nothing_in_the_current_folder_is_run(tmp_path) -> None:
-    """Python would run what it imports first from there, before it hears of other folders."""
+def test_processes_run_nothing_but_our_modules(tmp_path) -> None:
+    """Python would run what it imports first from the current folder, and the script once more."""
     script, folder = tmp_path / "started.py", tmp_path / "folder"
     script.write_text(STARTED, "utf-8")
     folder.mkdir()
@@ -194,7 +193,7 @@ def test_nothing_in_the_current_folder_is_run(tmp_path) -> None:
     done = subprocess.run(
         [sys.executable, script], capture_output=True, text=True, cwd=folder, check=False
     )
-    assert (done.stdout, done.stderr) == ("True\n", "")
+    assert (done.stdout, done.stderr) == ("True __main__\n", "")
     assert "PYTHONSAFEPATH" not in os.environ
 
 
