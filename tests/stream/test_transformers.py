@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -353,6 +354,16 @@ def test_experts_are_baked_where_the_base_stacks_them(
     for e in (0, 1):
         assert np.allclose(found[e], stack[e] + 0.5 * CHANGES[e], atol=1e-6)
     assert np.array_equal(found[2], stack[2])
+
+
+def test_experts_can_be_sent_to_other_processes(tmp_path: Path) -> None:
+    import loramerge.stream.parts  # noqa: F401  # open files can be pickled from then on
+
+    adapter = load(expert_adapter(tmp_path / "a"))
+    copy = pickle.loads(pickle.dumps(dict(adapter.deltas)))
+    assert len(copy) > 1
+    for site, delta in adapter.deltas.items():
+        assert np.array_equal(copy[site].dense(), delta.dense())
 
 
 def test_stacks_that_are_not_understood_are_refused(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from loramerge.adapter.delta import Delta, ScaledFactors
@@ -126,7 +127,12 @@ def _is_of(name: str, path: str) -> bool:
 def _every(up: Tensor, number: int, count: int) -> Tensor:
     """Return the columns of an expert."""
     shape = (up.shape[0], up.shape[1] // count)
-    return Derived(up.dtype, shape, lambda: up.numpy()[:, number::count])
+    return Derived(up.dtype, shape, partial(_columns, up, number, count))
+
+
+def _columns(up: Tensor, number: int, count: int) -> Any:
+    """Return every count-th column, as an array. Other processes must be able to do this, too."""
+    return up.numpy()[:, number::count]
 
 
 # --- writing
