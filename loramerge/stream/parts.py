@@ -182,11 +182,13 @@ def _compute(data: bytes, sender: str) -> tuple[int, list[Any]]:
 
 
 def _lost(path: str, error: BaseException) -> FileError:
+    here = isinstance(error, BrokenExecutor)  # a pool of processes, most likely of this machine
     return FileError(
         "a worker that computed a part of the output is lost",
         file=final_path(path),  # the temporary name means nothing to whoever reads this
         found=str(error) or type(error).__name__,
-        hint="nothing was written; run again when the workers are back",
+        hint="nothing was written; run again"
+        + ("; memory may have been short" if here else " when the workers are back"),
     )
 
 
