@@ -78,10 +78,12 @@ class Processes(Executor):
 
     def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Submit work; what starts for the first is deaf to a terminal from its first moment on."""
-        with deferred(insistent=False), _held_back(), _apart():
-            if self._pool is None:  # its queues alone start a process
-                self._pool = _pool_of(self.count)
-            return self._pool.submit(fn, *args, **kwargs)
+        with deferred(insistent=False):
+            if self._pool is None:
+                with _held_back(), _apart():  # its queues start a process, and let Ctrl-C through
+                    self._pool = _pool_of(self.count)
+            with _held_back(), _apart():
+                return self._pool.submit(fn, *args, **kwargs)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """End when the work is done."""
