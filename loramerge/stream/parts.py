@@ -36,9 +36,10 @@ __all__ = ["can_travel", "write_in_parts"]
 
 _LEAST = 32 << 20  # bytes of a part
 _MOST = 64  # parts of a file
+_EACH_HAS_ITS_OWN = ("/dev/fd/", "/dev/std", "/proc/")  # another file in every process
 _KEPT = 64  # files that a worker keeps open
 _SENT = 64 << 20  # bytes of the parts of a file that may be sent by themselves
-_INSTALLED = ContextVar("_INSTALLED", default=False)  # only what is installed may be sent
+_BY_ITSELF = ContextVar("_BY_ITSELF", default=False)  # only what all processes have may be sent
 
 
 def write_in_parts(
@@ -96,11 +97,11 @@ def _end(executor: Executor, futures: Iterable[Future[Any]]) -> None:
 def can_travel(layout: Layout[Any]) -> bool:
     """Return whether other processes can compute a layout: all can be pickled, and little is sent.
 
-    Tensors that are in memory, as those of a pickle are, travel by their values. An operator or a
-    family that is not installed would not be known to others.
+    Tensors that are in memory, as those of a pickle are, travel by their values. Others would not know
+    an operator or a family that is not installed, nor what is standard input here.
     """
     sent = 0
-    before = _INSTALLED.set(True)
+    before = _BY_ITSELF.set(True)
     try:
         for part in _parts(layout):  # an adapter that others cannot open may change few of them
             sent += len(_pickled(part, "", None))
@@ -109,7 +110,7 @@ def can_travel(layout: Layout[Any]) -> bool:
     except UsageError:
         return False
     finally:
-        _INSTALLED.reset(before)
+        _BY_ITSELF.reset(before)
     return True
 
 
@@ -209,12 +210,15 @@ def _opened(kind: type[TensorFile], path: str, identity: tuple[int, int]) -> Ten
 
 
 def _file_parts(file: TensorFile) -> tuple[Any, ...]:
-    return _opened, (type(file), str(Path(file.path).absolute()), file.identity[:2])
+    path = Path(file.path).absolute()
+    if _BY_ITSELF.get() and path.as_posix().startswith(_EACH_HAS_ITS_OWN):
+        raise pickle.PicklingError(f"{path} is another file in other processes")
+    return _opened, (type(file), str(path), file.identity[:2])
 
 
 def _require_installed(registry: Registry[Any], one: Named) -> None:
     """Refuse what this process alone has, where only what is installed may be sent."""
-    if _INSTALLED.get() and not registry.is_installed(one):
+    if _BY_ITSELF.get() and not registry.is_installed(one):
         raise pickle.PicklingError(f"{one.name!r} is not of an installed package")
 
 

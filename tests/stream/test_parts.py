@@ -242,6 +242,24 @@ def test_what_this_process_alone_has_keeps_the_work_here(three: list[Path], tmp_
         assert not OPERATORS.is_installed(halved)
 
 
+@pytest.mark.skipif(not Path("/dev/fd").exists(), reason="no numbered files on this system")
+def test_a_file_that_is_open_here_alone_keeps_the_work_here(
+    three: list[Path], tmp_path: Path
+) -> None:
+    """`bake --base /dev/stdin < base.safetensors`: in another process that is another file."""
+    executor: Any = Elsewhere()
+    executor.least = 1
+    stored = next(three[1].glob("*.safetensors"))
+    with stored.open("rb") as file:
+        for path, sent in ((f"/dev/fd/{file.fileno()}", False), (str(stored), True)):
+            opened = Path(path)
+            merged(
+                tmp_path / f"{sent}.safetensors", (opened, 0.5), (opened, 0.5), executor=executor
+            )
+            assert (executor.sent > 0) == sent
+    assert len({path.read_bytes() for path in tmp_path.glob("*.safetensors")}) == 1
+
+
 def test_an_operator_that_workers_do_not_have_is_named(
     three: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
