@@ -99,9 +99,9 @@ def _respelled(name: str, family: str, modules: int, dialect: str) -> Check:
 
 
 def _of_gguf(run: Runner) -> None:
-    """Named by `inspect`, and refused as an adapter."""
-    assert _inspected(run, "model.gguf")["dialect"] == "GGUF"
-    refused(3, "model.gguf", "a GGUF file", *_READS[1:])(run)
+    """Named, as a base without tensors and as an adapter."""
+    refused(4, "model.gguf", "a GGUF file without tensors", _READS[0])(run)
+    refused(4, "model.gguf", "this GGUF file holds no adapter", *_READS[1:])(run)
 
 
 def _cut_vera(run: Runner) -> None:

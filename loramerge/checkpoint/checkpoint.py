@@ -161,5 +161,7 @@ def _encoder_classes() -> set[str]:
 
 
 def _first_names(files: CheckpointFiles) -> str:
-    tensors, _ = files.weights[0].open()
-    return ", ".join(list(tensors)[:3]) or "no tensors"
+    first = files.weights[0]
+    tensors, _ = first.open()
+    empty = "a GGUF file without tensors" if first.gguf else "no tensors"
+    return ", ".join(list(tensors)[:3]) or empty

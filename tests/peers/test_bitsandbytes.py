@@ -33,7 +33,8 @@ def test_weights_and_codes_are_theirs(tmp_path: Path, kind: str, nested: bool) -
     found = held(tensors, "w")
     assert found is not None and found.packing is not None
     ours = found.packing.weights(0, 24)
-    theirs = functional.dequantize_4bit(codes, state).numpy()
+    state.shape = torch.Size([24 * 96])  # in one row: 0.50.2 misreads rows that end within a block
+    theirs = functional.dequantize_4bit(codes, state).numpy().reshape(24, 96)
     assert np.allclose(ours, theirs, rtol=1e-6, atol=1e-8)
     raw = found.packing.raw(0, 24)
     assert found.packing.pack(raw, ours, np.zeros_like(ours), 0, None).tobytes() == raw.tobytes()
