@@ -76,6 +76,8 @@ def _show_one(found: dict[str, Any]) -> None:
             for component, prefix in prefixes.items()
             if prefix
         ]
+    if found["verified"]:
+        lines.append(("verified against", found["verified"]))
     lines.append(("can be", "inspected, mixed and resized" if found["read_only"] else
                   "inspected, mixed, resized, converted and baked"))  # fmt: skip
     if found["usual_change"]:
@@ -107,10 +109,11 @@ def _show_all(content: list[dict[str, Any]]) -> None:
                 f["title"] + (" (read-only)" if f["read_only"] else ""),
                 ", ".join(f["components"]),
                 ", ".join(f["layouts"]),
+                f["verified"] or "–",
             )
             for f in content
         ),
-        ("family", "base model", "components", "layouts of files"),
+        ("family", "base model", "components", "layouts of files", "verified against"),
     )
 
 
@@ -122,10 +125,10 @@ def _show_all(content: list[dict[str, Any]]) -> None:
 def command(name: str | None, as_json: bool, json_file: str | None) -> None:
     """List the base models that are known; with NAME, describe one.
 
-    A description lists the components with their number of modules, the prefixes in single files,
-    and the name of one module in every dialect. Every family was verified against the model's
-    original code, which --json names. Adapters of a read-only family can be inspected, mixed and
-    resized, but not baked or converted.
+    The list says what the names and shapes of each family were verified against. A description lists
+    the components with their number of modules, the prefixes in single files, and the name of one
+    module in every dialect. Adapters of a read-only family can be inspected, mixed and resized, but
+    not baked or converted.
     """
     if name is not None:
         found = _in_detail(family(name))

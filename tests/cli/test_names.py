@@ -140,7 +140,9 @@ def test_families(run):
     found = run.ok("families", "--json").json
     assert [f["name"] for f in found] == list(FAMILIES)
     assert all(f["verified"] and f["layouts"] and f["components"] for f in found)
-    assert all(name in run.ok("families").out for name in FAMILIES)
+    listed = run.ok("families").out
+    assert all(name in listed and f.verified in listed for name, f in FAMILIES.items())
+    assert FAMILIES["wan"].verified in run.ok("families", "wan").out
 
 
 def test_a_family_that_is_verified_against_nothing_is_read_only(run):

@@ -224,7 +224,7 @@ def kinds_by_type() -> dict[str, dict[str, set[str]]]:
 
 
 def families_by_dialect() -> dict[str, dict[str, str]]:
-    """Return family → dialect → the components whose layers it names, `part of` where not all."""
+    """Return family → dialect → the components whose layers it writes, `part of` where not all."""
     return {
         family.name: {d.name: _components(family, d) for d in DIALECTS.values()}
         for family in FAMILIES.values()
@@ -232,7 +232,12 @@ def families_by_dialect() -> dict[str, dict[str, str]]:
 
 
 def _components(family: Family, dialect: Dialect) -> str:
-    named = {module for stem in stem_table(dialect, family).values() for module in stem.modules}
+    named = {
+        module
+        for stem in stem_table(dialect, family).values()
+        if dialect.forms[stem.form].written
+        for module in stem.modules
+    }
     found, whole = [], True
     for component in family.components:
         layers = [

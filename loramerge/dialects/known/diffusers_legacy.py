@@ -56,6 +56,6 @@ DIALECT = Dialect(
     ),
     alpha="none",
     prefixes={f"{name}.": name for name in COMPONENTS},
-    writable="linear low-rank deltas of any module of a known family",
+    writable="linear low-rank deltas of UNets and text encoders; those of transformers are only read",
     embeddings=None,
 )
