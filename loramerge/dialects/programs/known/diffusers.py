@@ -45,7 +45,8 @@ PROGRAM = Program(
                 *("wan", "anima", "cosmos2-14b", "ltx-video", "hunyuan-video", "krea2"),
                 *("qwen-image-21", "chroma", "ideogram4", "minimax-h3", "ernie-image", "hidream-i1"),
                 *("flux3", "auraflow", "mochi", "kandinsky5", "cogvideox", "cogview4", "sana"),
-                "ace-step",
+                *("ace-step", "ltx-2", "sd35-medium", "sd35-large", "flux2-klein-9b"),
+                "ltx-video-13b",
             ),
         ),
         _network("diffusers", ("flux2-klein-4b",), forms=("dora of outputs",)),
@@ -59,7 +60,7 @@ PROGRAM = Program(
         ),
         _network("kohya", ("sd3", "lumina2", "anima", "ltx-video", "cosmos2-14b"), forms=()),
         _network("comfyui", ("z-image", "qwen-image", "minimax-h3"), alphas="read"),
-        _network("comfyui", ("anima", "krea2", "hidream-i1"), alphas="refused"),
+        _network("comfyui", ("anima", "krea2", "hidream-i1", "ltx-2"), alphas="refused"),
         _network("comfyui", ("flux3",), r"^transformer\.(?!.*blocks\.)", alphas="refused"),
         _network("comfyui", ("sd3", "cosmos2-14b"), forms=()),
         _network(
