@@ -117,6 +117,17 @@ def _claims(run: Runner) -> None:
         assert seen and not {"ComfyUI", "A1111", "Forge"} & seen
 
 
+def _underscored(run: Runner) -> None:
+    """Written as the programs of the family have it."""
+    path = "case/klein_mangled.safetensors"
+    whole("klein_mangled", "flux2-klein-9b", 25)(run)
+    run.ok("convert", path, "--for", "comfyui", "-o", "klein.safetensors")
+    stems = {key.partition(".lora_")[0] for key in load("klein.safetensors").info.order}
+    parts = ("img_attn.qkv", "img_attn.proj", "img_mlp.0")
+    blocks = {f"diffusion_model.double_blocks.{i}.{part}" for i in range(8) for part in parts}
+    assert stems == blocks | {"diffusion_model.single_blocks.0.linear1"}
+
+
 def _named(run: Runner) -> None:
     whole("named", "flux1", 38)(run)
     assert _inspected(run, "named.safetensors")["loads_in"] == []
@@ -280,14 +291,9 @@ CASES: dict[str, Case] = {
         f"{_RECOGNISED}test_modules_of_no_family_get_no_claim_about_programs",
     ),
     "mangled_klein": Case(
-        refused(
-            4,
-            "klein_mangled.safetensors",
-            "no program reads these names",
-            *("convert {} --for comfyui -o no.safetensors", "mix {}:0.5 -o no.safetensors"),
-        ),
-        f"{_NAMES}test_underscores_for_some_dots_are_told_and_not_written",
-        f"{_NAMES}test_other_families_are_told_too",
+        _underscored,
+        f"{_NAMES}test_names_with_other_underscores_are_read_and_written_as_programs_do",
+        f"{_NAMES}test_other_families_are_found_too",
     ),
     "misread_hv15": Case(
         _respelled("hv15", "hunyuan-video-15", 432, "comfyui"),

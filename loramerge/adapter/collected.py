@@ -26,6 +26,7 @@ class Collected:
     Args:
         covered: parameter → every module that has a delta of it → the stem it is spelled with.
         aside: whether a group is spelled as its dialect is read but never written.
+        usual: key → the one to write, of names that no program reads.
     """
 
     def __init__(self) -> None:
@@ -38,6 +39,7 @@ class Collected:
         self.dialects = Counter[str]()
         self.unknown: list[str] = []
         self.aside = False
+        self.usual: dict[str, str] = {}
 
     def add(self, group: Group, sites: Mapping[Site, tuple[Delta, tuple[str, ...]]]) -> set[str]:
         """Add a group's deltas to those read; return the roles that were taken.
@@ -59,7 +61,8 @@ class Collected:
                     taken.add(role)
                     self.account.used.append(keys[role])
                     if not again:
-                        self.spelling[site, role] = (group.dialect, keys[role])
+                        key = self.usual.get(keys[role], keys[role])
+                        self.spelling[site, role] = (group.dialect, key)
             if again:
                 self.problems.append(spelled_alike(site.name))
                 continue

@@ -21,6 +21,7 @@ from loramerge.adapter.kinds import all_words
 from loramerge.adapter.networks import as_read
 from loramerge.adapter.problems import (
     alpha_problems,
+    in_other_names,
     missing_partner,
     not_made,
     of_no_known_name,
@@ -67,11 +68,12 @@ def load(path: str | PathLike[str], *, by_name: bool = False) -> Adapter:
 
         check_positions(classified.groups, detection, source)
     found = Collected()
+    groups = _in_usual_names(classified.groups, detection, found)
     found.account.carried.extend(classified.embeddings)
     found.unknown += _still_unknown(classified.unknown, found, source)
     head = head_rows(detection, keys)
-    read_numbers(classified.groups, source)
-    for group in with_owners(classified.groups, detection.naming):
+    read_numbers(groups, source)
+    for group in with_owners(groups, detection.naming):
         _read_group(found, group, source, detection, head)
     info = Info(
         path=source.path,
@@ -96,6 +98,24 @@ def load(path: str | PathLike[str], *, by_name: bool = False) -> Adapter:
     embeddings = {key: source.tensors[key] for key in classified.embeddings}
     adapter = as_read(Adapter(found.deltas, embeddings, info))
     return adapter.with_deltas(adapter.deltas, made=Path(source.path))
+
+
+def _in_usual_names(
+    groups: Sequence[Group], detection: Detection, found: Collected
+) -> Sequence[Group]:
+    """Return the groups of a file by the names that their family has, and tell of others."""
+    if not detection.respelled:
+        return groups
+    renamed = []
+    for group in groups:
+        dialect, stem = detection.respelled.get((group.dialect, group.stem), group[:2])
+        renamed.append(Group(dialect, stem, group.roles))
+        if stem != group.stem:
+            ends = {key: key.removeprefix(group.stem) for key in group.roles.values()}
+            found.usual |= {key: f"{stem}{end}" for key, end in ends.items() if end != key}
+    found.aside = True
+    found.problems.append(in_other_names(detection))
+    return renamed
 
 
 def _split(source: AdapterSource) -> None:

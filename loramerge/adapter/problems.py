@@ -10,11 +10,13 @@ from loramerge.adapter.delta import Delta
 from loramerge.adapter.info import Problem
 from loramerge.adapter.site import Site
 from loramerge.dialects import Dialect
+from loramerge.dialects.detection import Detection
 from loramerge.errors import LoramergeError, UnsupportedKind, sized, spelled
 from loramerge.families import Family
 
 __all__ = [
     "alpha_problems",
+    "in_other_names",
     "missing_partner",
     "not_made",
     "of_no_known_name",
@@ -51,6 +53,18 @@ def missing_partner(module: str, roles: Set[str], peft_type: str | None = None) 
     if peft_type:
         says += f" in a PEFT adapter of type {peft_type}"
     return Problem("error", "missing-partner", module, says, _EXPORT_AGAIN)
+
+
+def in_other_names(detection: Detection) -> Problem:
+    """Return the note about names that differ from a family's by dots and underscores."""
+    return Problem(
+        "note",
+        "other-names",
+        None,
+        f"{len(detection.respelled)} modules have dots and underscores in other places than "
+        f"{detection.name}, which no program reads",
+        "convert writes them in the names that programs read",
+    )
 
 
 def of_no_known_name(module: str, family: Family) -> Problem:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 
 from loramerge.dialects import DIALECTS, stem_table
 from loramerge.dialects.classify import Group
@@ -84,18 +85,24 @@ def detect(groups: Sequence[Group], shapes: Shapes, metadata: Mapping[str, str])
         return Detection((), "the file has no module with a known suffix")
     if metadata.get(NO_FAMILY[0]) == NO_FAMILY[1]:
         return Detection((), "its header says that its base is of no known family")
+    found = _detected(groups, shapes, metadata)
+    if found.candidates:
+        return found
+    from loramerge.dialects.mangled import detect_mangled  # few files need it
+
+    usual = partial(_detected, metadata=metadata)
+    return detect_mangled(groups, shapes, usual) or found
+
+
+def _detected(groups: Sequence[Group], shapes: Shapes, metadata: Mapping[str, str]) -> Detection:
+    """Detect the family by the names as they are; see `detect`."""
     like = _named_enough(groups, shapes)
     if not any(fit.own_shapes for fit in like.values()) and FAMILIES.look_for_others():
         like = _named_enough(groups, shapes)
     fits = {family: fit for family, fit in like.items() if _fits(family, fit, groups)}
     if not fits:
-        from loramerge.dialects.mangled import detect_mangled  # few files need it
-
-        return (
-            detect_mangled(groups, shapes)
-            or (_resembling(like) if like else None)
-            or Detection((), "no known family has modules of these names")
-        )
+        unknown = Detection((), "no known family has modules of these names")
+        return _resembling(like) if like else unknown
     fit = max(fits.values())
     tied = [family for family, other in fits.items() if other[:4] == fit[:4]]
     if len(tied) > 1:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import field
+
 from loramerge.families import Family
 from loramerge.records import record
 
@@ -21,14 +24,15 @@ class Detection:
     Args:
         resembles: families that have the file's module names, but other shapes, or too few of the names.
         twins: models whose adapters have the same names and shapes.
-        mangled: whether the names have underscores where those of the family have dots.
+        respelled: (dialect, stem) → those of the family, of names that differ from these by dots and
+            underscores alone.
     """
 
     candidates: tuple[Family, ...]
     reason: str
     resembles: tuple[str, ...] = ()
     twins: tuple[str, ...] = ()
-    mangled: bool = False
+    respelled: Mapping[tuple[str, str], tuple[str, str]] = field(default_factory=dict)
 
     @property
     def family(self) -> Family | None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from loramerge.adapter import Adapter
 from loramerge.adapter.readers import Reading, reading, readings
+from loramerge.adapter.sites import for_dialect
 from loramerge.dialects import Dialect
 from loramerge.dialects.programs import READERS
 from loramerge.errors import Message, NotExpressible, Setting, listed
@@ -18,8 +21,7 @@ def check_program(adapter: Adapter, program: str | None, target: Dialect, notify
     """Refuse modules that the target program does not read; warn about those that it computes
     differently.
 
-    Without a program, names that no program reads are refused, and possible other families are
-    warned about.
+    Without a program, possible other families are warned about.
 
     Args:
         program: the value of `--for`; None warns about every program that computes the result
@@ -27,19 +29,20 @@ def check_program(adapter: Adapter, program: str | None, target: Dialect, notify
         target: the dialect that will be written.
 
     Raises:
-        NotExpressible: naming the modules that it would leave out, or why it refuses the file; or if
-            no program reads the adapter's names.
+        NotExpressible: naming the modules that it would leave out, or why it refuses the file.
     """
-    _refuse_mangled(adapter)
     detection = adapter.info.detection
     if detection.twins and target.name not in adapter.info.dialects:
         notify(
             Warn(
                 f"{adapter.label} may also belong to {listed(list(detection.twins), 9)}, whose "
                 "attention has the same names and shapes; the result has the names of "
-                f"{detection.name} in the dialect {target.name}"
+                f"{detection.naming.name if detection.naming else 'no family'} in the dialect "
+                f"{target.name}"
             )
         )
+    for warning in _of_others(adapter, target):
+        notify(warning)
     if program is not None and program not in READERS:
         notify(
             Warn(f"no test runs the loader of {program}; docs/formats.md says what was read of it")
@@ -65,20 +68,21 @@ def check_program(adapter: Adapter, program: str | None, target: Dialect, notify
         )
 
 
-def _refuse_mangled(adapter: Adapter) -> None:
-    """Refuse an adapter whose names nothing reads, and which would be written so again.
-
-    Raises:
-        NotExpressible: saying what it resembles.
-    """
+def _of_others(adapter: Adapter, target: Dialect) -> Iterator[Warn]:
+    """Yield the warning of names that only one of several possible families has in a dialect."""
     detection = adapter.info.detection
-    if detection.mangled:
-        raise NotExpressible(
-            "no program reads these names of modules, and the result would have the same ones",
-            file=adapter.info.path,
-            found=detection.reason,
-            hint="export it again with the program that trained it, or rename its keys",
-        )
+    first, *others = detection.candidates or (None,)
+    if first is None or not others or adapter.info.dialects.keys() <= {target.name}:
+        return
+    for site in for_dialect(adapter, target).deltas:
+        key = target.key(first, site.modules, "up")
+        if key is not None and any(target.key(f, site.modules, "up") != key for f in others):
+            yield Warn(
+                f"{adapter.label} may be of {detection.name}, which have different names in the "
+                f"dialect {target.name}; the result has those of {first.name}. `loramerge meta FILE "
+                "--set modelspec.architecture=NAME` says of which it is"
+            )
+            return
 
 
 def _tell(adapter: Adapter, target: Dialect, notify: Notify) -> None:
