@@ -204,6 +204,16 @@ def test_a_merge_of_folders_merges_both(folder: Path, tmp_path: Path) -> None:
             assert relative(value, mean) < 1e-5
 
 
+def test_what_a_folder_has_learnt_is_extracted_from_both(folder: Path, tmp_path: Path) -> None:
+    path = _adapter(tmp_path / "both.safetensors", FIRST, SECOND)
+    lm.bake(folder, [path], tmp_path / "baked")
+    lm.save(lm.extract(tmp_path / "baked", folder, rank=2), tmp_path / "found.safetensors")
+    found, expected = load(tmp_path / "found.safetensors"), load(path)
+    assert found.info.dialect == "diffusers" and set(found) == set(expected)
+    for module, delta in expected.items():
+        assert relative(found[module].dense(), delta.dense()) < 1e-3
+
+
 def test_other_dialects_refuse_both_and_no_program_is_said_to_load_them(tmp_path: Path) -> None:
     adapter = load(_adapter(tmp_path / "both.safetensors", FIRST, SECOND))
     with pytest.raises(NotExpressible, match="diffusers"):

@@ -145,9 +145,15 @@ def _opened(parameters: Extract, context: Context) -> _Inputs:
 
 
 def _dialects(tuned: Checkpoint) -> dict[str, int]:
-    """Return the dialect in which modules of no known family are named as in their files."""
+    """Return the dialect to write if none is asked for, or nothing, which means the family's.
+
+    Modules of no known family are named as in their files. Two networks need a dialect that tells them
+    apart.
+    """
     if tuned.candidates:
-        return {}
+        parts = tuned.candidates[0].components
+        both = any({one.name, one.second_of} <= tuned.layouts.keys() for one in parts)
+        return {"diffusers": 1} if both else {}
     if not tuned.is_unknown:
         return {"peft": 1}
     return {"diffusers" if any(file.component for file in tuned.files.weights) else "comfyui": 1}
