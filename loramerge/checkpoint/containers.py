@@ -16,6 +16,10 @@ from loramerge.files.header import TensorInfo
 
 __all__ = ["NewGguf", "fields_of", "require_container"]
 
+_SAFETENSORS = (
+    "give a storage of safetensors files, such as ",
+    Setting("storage", "float8-scaled"),
+)
 _PREFIXES = ("model.diffusion_model.", "diffusion_model.", "net.")
 _RESHAPED = ("sd1", "sdxl")  # architectures whose convolutions are stored as matrices
 _QUANTISATION = 2  # version of ggml's quantised types
@@ -58,6 +62,12 @@ def require_container(checkpoint: Checkpoint, suffix: str, *, shares: bool) -> N
             "a language model in llama.cpp's names can only be written as GGUF",
             file=checkpoint.path,
             hint=("give a storage of GGUF files, or an ", Setting("output"), " that ends in .gguf"),
+        )
+    if suffix == GGUF and not file.gguf and checkpoint.is_unknown:
+        raise FormatError(
+            "ComfyUI-GGUF reads GGUF files of families that it has a name for; this one is unknown",
+            file=checkpoint.path,
+            hint=_SAFETENSORS,
         )
     if suffix == GGUF and not file.gguf and not checkpoint.candidates:
         raise FormatError(
@@ -121,9 +131,8 @@ class NewGguf:
                 f"GGUF files of the family {family.name} are not read by ComfyUI-GGUF, which has no "
                 "name for it",
                 file=checkpoint.path,
-                hint=("give a storage of safetensors files, such as ",
-                      Setting("storage", "float8-scaled")),
-            )  # fmt: skip
+                hint=_SAFETENSORS,
+            )
         names = list(file.open()[0])
         prefix = next((p for p in _PREFIXES if any(n.startswith(p) for n in names)), "")
         others = [name for name in names if not name.startswith(prefix)]

@@ -70,17 +70,26 @@ def is_quantisable(
 def _is_matrix(
     checkpoint: Checkpoint, name: str, components: Sequence[str], layers: set[Layer]
 ) -> bool:
-    if not checkpoint.candidates:
-        return bool(_BLOCK.match(name)) and not _GATE.search(name)
     component, _, path = name.partition(".")
+    if not checkpoint.candidates:
+        path = path if component in _DENOISERS else name
+        places = checkpoint.slots[name, "weight"]
+        return _is_inside(path) and all(
+            place.name.endswith(".weight") and len(place.tensor.shape) == 2 for place in places
+        )
     module = checkpoint.candidates[0].find(name)
-    inside = _BLOCK.match(path) is not None and not _GATE.search(path)
+    inside = _is_inside(path)
     return (
         inside
         and module is not None
         and module.layer in layers
         and (not components or component in components)
     )
+
+
+def _is_inside(path: str) -> bool:
+    """Return whether a layer is inside a block, and no gate."""
+    return _BLOCK.match(path) is not None and not _GATE.search(path)
 
 
 def of_llama_cpp(name: str) -> bool:

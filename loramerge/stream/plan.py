@@ -66,6 +66,12 @@ def plan_bake(
     if not edits and dtype is None and storing is None and not base.notes and not base.warnings:
         raise UsageError("nothing would change: all weights are 0 or all modules were skipped")
     require_joinable((e for some in edits.values() for one in some.values() for e in one), wider)
+    warnings = [*base.warnings]
+    if conversion is not None and not any(conversion.forms.values()):
+        warnings.append(
+            f"no tensor gets the storage {conversion.label}: all have it, or are none that it is for; "
+            "patterns give it to others"
+        )
     notes = [*checkpoint.files.notes, *matched.notes, *base.notes]
     return BakePlan(
         checkpoint,
@@ -74,7 +80,7 @@ def plan_bake(
         dtype,
         notes,
         base.config,
-        [*base.warnings],
+        warnings,
         wider,
         conversion,
     )

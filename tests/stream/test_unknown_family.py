@@ -318,3 +318,32 @@ def test_a_language_model_that_draws_is_named_alike_in_all_words() -> None:
             assert [renaming(spelled, base)(name) for name in spelled] == [
                 f"{head}{name}" for name in layers
             ]
+
+
+def test_matrices_inside_blocks_can_be_stored_anew(run: Runner) -> None:
+    """As of families that are known: norms, tables, convolutions and what is outside stay wide."""
+    values = random(0)
+    shapes = {
+        "mix.weight": (32, 32),
+        "norm.weight": (32,),
+        "conv.weight": (32, 32, 3),
+        "scale_shift_table": (6, 32),
+    }
+    tensors = {f"net.cube_blocks.{i}.{n}": values.standard_normal(s, "f4")
+               for i in (0, 1) for n, s in shapes.items()}  # fmt: skip
+    tensors["net.last.weight"] = values.standard_normal((32, 32), "f4")
+    (run.folder / "base.safetensors").write_bytes(safetensors_bytes(tensors))
+    for storage in ("float8_e4m3", "float8-scaled", "int8", "mxfp8"):
+        out = f"{storage}.safetensors"
+        result = run.ok("bake", "-b", "base.safetensors", "--storage", storage, "-o", out)
+        assert f"2 tensors as {storage}" in result.out
+        (found,) = run.ok("inspect", out, "--json").json
+        assert found["what"] == "checkpoint"
+    says = "of families that it has a name for"
+    run.refused(4, "bake", "-b", "base.safetensors", "--storage", "Q8_0", "-o", "x.gguf", says=says)
+
+
+def test_a_storage_that_no_tensor_gets_is_told(runner: Runner) -> None:
+    Path("base.safetensors").write_bytes(safetensors_bytes(weights()))
+    result = runner.ok("bake", "-b", "base.safetensors", "--storage", "int8", "-o", "x.safetensors")
+    assert "no tensor gets the storage int8" in result.err
