@@ -7,9 +7,13 @@ from dataclasses import replace
 from typing import Any
 
 from loramerge.checkpoint import CheckpointFile
+from loramerge.checkpoint.composed import Composed
+from loramerge.checkpoint.conversion import Conversion
+from loramerge.checkpoint.storages import encodings
 from loramerge.errors import Message, NumericsError, Setting
 from loramerge.events import Notify, ignore
 from loramerge.files.dtypes import DTYPES
+from loramerge.files.forms import GGUF
 from loramerge.steps.foreseen import figures_of
 from loramerge.steps.rounding_words import LEAST, rounding_words
 from loramerge.stream.bake import survey
@@ -29,6 +33,7 @@ __all__ = [
 _SURE = 0.8  # share kept by some tensors, below which all of them keep less than `LEAST`
 _SAMPLES = 4  # tensors on which remedies are measured
 WHOLE = 64 << 20  # bytes of changed tensors that a forecast reads; half a second on one core
+_IN_BLOCKS = "Q8_0"  # of GGUF, the storage of most bits that is none of floats
 _FORECAST = 32  # tensors on which it is measured where all of them have more
 
 Remedy = tuple[Setting, BakePlan, int | None]  # its setting, the plan with it, and the seed
@@ -92,11 +97,41 @@ def _remedies(plan: BakePlan, seed: int | None) -> Iterator[Remedy]:
             yield Setting("rounding", way), replace(plan, onto=way), None
     if seed is None and not plan.onto:
         yield Setting("rounding", "stochastic"), plan, 0
+    if plan.wider is None and plan.dtype is None:
+        for name in _more_bits(plan):
+            yield Setting("storage", name), _stored_as(plan, name), seed
     if plan.wider is None and plan.dtype is None and plan.conversion is None:
         wider = wider_type(plan)
         plan = replace(plan, wider=wider)
         if any(forms_in(plan, file) for file in plan.edits):
             yield Setting("keep_touched", DTYPES[wider].word), plan, seed
+
+
+def _more_bits(plan: BakePlan) -> Iterator[str]:
+    """Yield a storage of more bits for the tensors that change, if there is one for such files."""
+    places = [edit.place for *_, edit in plan.all_edits()]
+    if any(isinstance(place.tensor, Composed) for place in places):
+        return
+    anew = plan.conversion
+    if anew is None:
+        names = {DTYPES[place.tensor.dtype].word for place in places}
+        in_gguf, wide = any(file.gguf for file in plan.edits), DTYPES[wider_type(plan)].word
+    else:
+        names = {form.name for forms in anew.forms.values() for form in forms.values()}
+        in_gguf, wide = anew.suffix == GGUF, "float32" if "bfloat16" in names else "bfloat16"
+    blocks = in_gguf and not names & {_IN_BLOCKS, "float16", "bfloat16", "float32"}
+    yield _IN_BLOCKS if blocks else wide
+
+
+def _stored_as(plan: BakePlan, name: str) -> BakePlan:
+    """Return a plan with its changed tensors in a storage, as far as it holds them."""
+    form = encodings()[name]
+    forms = {
+        file: {t: form for t, edits in found.items() if form.holds(edits[0].place.tensor.shape)}
+        for file, found in plan.edits.items()
+    }
+    old = plan.conversion or Conversion("", {})
+    return replace(plan, conversion=replace(old, forms=forms, label=name), onto="")
 
 
 def warned_of(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,11 @@ def test_a_bake_that_loses_too_much_is_refused_with_measured_remedies(tmp_path: 
     hint = spelled(caught.value.hint or "")
     assert "rounding='stochastic' keeps" in hint and "keep_touched='bfloat16' keeps" in hint
     assert "allow_loss=True" in hint
+    said = re.search(r"storage='Q8_0' keeps (\d+) %, relative error ([\d.]+);", hint)
+    assert said is not None
+    more = lm.bake(path, [(a, 1.0)], tmp_path / "more.gguf", storage=["Q8_0"], allow_loss=True)
+    assert more.survived == pytest.approx(int(said[1]) / 100, rel=0.1)
+    assert more.relative_error == pytest.approx(float(said[2]), rel=0.2)
     lost = lm.bake(path, [(a, 1.0)], out, allow_loss=True)
     assert lost.survived is not None and lost.survived < 0.9
     kept = lm.bake(path, [(a, 1.0)], tmp_path / "wide.gguf", keep_touched="bfloat16")
