@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from loramerge.checkpoint.blocks import BLOCK, FloatBlockRows
+from loramerge.checkpoint.codebook import CodebookRows, Scales
 from loramerge.checkpoint.ggml import BLOCK_TYPES
 from loramerge.checkpoint.ggml_k import K_TYPES
 from loramerge.checkpoint.micro import MX, NV, Format, GroupRows, tiled_size
@@ -39,6 +40,12 @@ SHAPE = (512, 2048)
 ROUNDINGS = ("nearest", "stochastic", *ON_GRID)
 SIZES = (0.001, 0.003, 0.01, 0.03, 0.1)
 DOC = Path(__file__).parents[1] / "docs" / "formats.md"
+# the numbers of the 16 codes of bitsandbytes, which its files hold
+NF4 = np.array([-1.0, -0.6961928, -0.52507305, -0.3949175, -0.28444138, -0.18477343, -0.09105004, 0.0,
+                0.0795803, 0.1609302, 0.2461123, 0.33791524, 0.44070983, 0.562617, 0.72295684, 1.0],
+               np.float32)  # fmt: skip
+_FP4 = np.array([0, 1 / 192, 2 / 3, 1, 1 / 3, 1 / 2, 1 / 6, 1 / 4], np.float32)
+FP4 = np.concatenate([_FP4, -_FP4])
 BEGIN, END = "<!-- survival -->", "<!-- end -->"
 
 
@@ -125,6 +132,16 @@ def _zero_points(codes: Array, scales: Array, zeros: Array) -> ZeroPointTensor:
     return ZeroPointTensor(("w", "s", "z"), sources, ByRows(SHAPE), 64)
 
 
+def of_codebook(weight: Array, table: Array, block: int = 64) -> CodebookRows:
+    """Return a weight in 4 bits of bitsandbytes, a scale for each block of numbers."""
+    tiny = np.full(SHAPE[0] * SHAPE[1] // block, 1e-9, np.float32)
+    blank = np.zeros(SHAPE[0] * SHAPE[1] // 2, np.uint8)
+    probe = CodebookRows(stored(blank, "U8"), table, block, lambda: Scales("s", tiny))
+    codes = probe.pack(blank, np.zeros_like(weight), weight, 0, None)
+    scales = Scales("s", np.frombuffer(probe.beside()["s"], np.float32).copy())
+    return CodebookRows(stored(codes, "U8"), table, block, lambda: scales)
+
+
 def in_blocks(weight: Array) -> FloatBlockRows:
     """Return a weight in float8 with a scale for each block of rows and columns."""
     shape = (SHAPE[0] // BLOCK, SHAPE[1] // BLOCK)
@@ -152,6 +169,8 @@ def packings(weight: Array) -> Iterator[tuple[str, Packing]]:
     yield "asym_w4a8_int8, 6 bits", relative(weight, 6)
     yield "asym_w4a8_int8, 4 bits", relative(weight, 4)
     yield "awq_w4a16", zero_points(weight)
+    yield "bitsandbytes nf4", of_codebook(weight, NF4)
+    yield "bitsandbytes fp4", of_codebook(weight, FP4)
 
 
 def of_packing(packing: Packing, change: Array, way: str) -> Array:
