@@ -320,7 +320,7 @@ def test_a_language_model_that_draws_is_named_alike_in_all_words() -> None:
             ]
 
 
-def test_matrices_inside_blocks_can_be_stored_anew(run: Runner) -> None:
+def test_matrices_inside_blocks_can_be_stored_anew(runner: Runner) -> None:
     """As of families that are known: norms, tables, convolutions and what is outside stay wide."""
     values = random(0)
     shapes = {
@@ -332,15 +332,17 @@ def test_matrices_inside_blocks_can_be_stored_anew(run: Runner) -> None:
     tensors = {f"net.cube_blocks.{i}.{n}": values.standard_normal(s, "f4")
                for i in (0, 1) for n, s in shapes.items()}  # fmt: skip
     tensors["net.last.weight"] = values.standard_normal((32, 32), "f4")
-    (run.folder / "base.safetensors").write_bytes(safetensors_bytes(tensors))
+    (runner.folder / "base.safetensors").write_bytes(safetensors_bytes(tensors))
     for storage in ("float8_e4m3", "float8-scaled", "int8", "mxfp8"):
         out = f"{storage}.safetensors"
-        result = run.ok("bake", "-b", "base.safetensors", "--storage", storage, "-o", out)
+        result = runner.ok("bake", "-b", "base.safetensors", "--storage", storage, "-o", out)
         assert f"2 tensors as {storage}" in result.out
-        (found,) = run.ok("inspect", out, "--json").json
+        (found,) = runner.ok("inspect", out, "--json").json
         assert found["what"] == "checkpoint"
     says = "of families that it has a name for"
-    run.refused(4, "bake", "-b", "base.safetensors", "--storage", "Q8_0", "-o", "x.gguf", says=says)
+    runner.refused(
+        4, "bake", "-b", "base.safetensors", "--storage", "Q8_0", "-o", "x.gguf", says=says
+    )
 
 
 def test_a_storage_that_no_tensor_gets_is_told(runner: Runner) -> None:
