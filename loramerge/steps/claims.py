@@ -210,7 +210,7 @@ def contents_of(
                 sound,
                 told[number] or nothing,
                 nothing,
-                _drowned(own, [float(n == number) for n in range(len(claims))]),
+                _drowned(first.traces, number, len(claims)),
             )
         )
     absent = {number for number, one in enumerate(found) if one.factor is None}
@@ -269,16 +269,19 @@ def _agrees(trace: Trace, number: int, fault: Fault | None, *, few: bool) -> boo
     return not few or _unexplained(trace) < trace.moved / 2
 
 
-def _drowned(own: Sequence[Trace], only: Sequence[float]) -> float | None:
+def _drowned(traces: Sequence[Trace], number: int, claims: int) -> float | None:
     """Return how much larger than an adapter's change is what is unexplained, if that hides the adapter.
 
     It does if rounding is larger, and if most of the change lies in modules whose share says nothing: in
     a large module many numbers tell a strength that is far below their rounding.
 
     Args:
-        own: its modules. only: 1 for the adapter, 0 for the others.
+        traces: at the claimed weights. The strength that was found says nothing here: that of an
+            adapter in whose place there is another one is small.
+        number: of the adapter among the claims.
     """
-    alone = [trace.scaled(only) for trace in own]
+    own = [trace for trace in traces if number in trace.terms]
+    alone = [trace.scaled([float(n == number) for n in range(claims)]) for trace in own]
     change = math.fsum(trace.asked for trace in alone)
     told = math.fsum(trace.asked for trace in alone if trace.spread < _TELLING)
     if not 0 < change < math.fsum(trace.rounding for trace in own) or told > _MOST * change:

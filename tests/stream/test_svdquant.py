@@ -259,7 +259,7 @@ def test_no_wider_type_is_offered_for_modulations(tmp_path: Path, flux: Any) -> 
     with pytest.raises(NumericsError, match="would be kept") as caught:
         lm.bake(path, [(a, 1.0)], tmp_path / "out.safetensors")
     settings = [one.name for one in caught.value.hint if isinstance(one, Setting)]
-    assert settings == ["rounding", "allow_loss"]
+    assert set(settings) == {"rounding", "allow_loss"}, settings
 
 
 @pytest.mark.slow

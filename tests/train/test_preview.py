@@ -179,7 +179,7 @@ def test_columns_and_rows(tmp_path: Path) -> None:
     assert base == zero == 0.0 and min(full, half) > 0.5 and full != half
     assert result.json()["outputs"] == [str(tmp_path / "x.png"), str(tmp_path / "x.html")]
     page = (tmp_path / "x.html").read_text("utf-8")
-    assert "data:image/png;base64," in page and "http" not in page and str(tmp_path) not in page
+    assert "data:image/png;base64," in page and "://" not in page and str(tmp_path) not in page
     first = (tmp_path / "x.png").read_bytes()
     with pytest.raises(OutputExists):
         shown(tmp_path, str(path))
