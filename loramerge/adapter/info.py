@@ -77,6 +77,8 @@ class Info:
         translated: the program whose own format was read as a dialect's; None for files of a dialect.
         llama_cpp: the architecture that it is for and its numbers of heads, as fields of GGUF files;
             nothing where they are not known.
+        network: of two networks of a pipeline, the one that the name of its file said, where the keys
+            say neither; empty if nothing did.
     """
 
     path: str | None = None
@@ -97,6 +99,7 @@ class Info:
     origin: Origin | None = None
     translated: str | None = None
     llama_cpp: Mapping[str, str | int] = field(default_factory=dict)
+    network: str = ""
 
     @cached_property
     def spelled(self) -> Mapping[Site, frozenset[str]]:

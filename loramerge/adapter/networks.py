@@ -19,8 +19,8 @@ from loramerge.dialects import DIALECTS, Dialect
 from loramerge.families import Component
 
 __all__ = [
-    "as_read", "as_written", "both_networks", "marked", "moved", "network_in", "network_of",
-    "network_said", "renamed",
+    "as_read", "as_written", "both_networks", "by_name", "marked", "moved", "network_in",
+    "network_of", "network_said", "renamed",
 ]  # fmt: skip
 
 V = TypeVar("V")
@@ -50,7 +50,8 @@ def network_said(adapter: Adapter, second: Component) -> str:
         return header
     named = Path(adapter.info.path or "").name
     titles = (adapter.info.metadata.get(key, "") for key in _TITLES)
-    return next((one for text in (named, *titles) if (one := network_in(text, second))), "")
+    said = (one for text in (named, *titles) if (one := network_in(text, second)))
+    return next(said, adapter.info.network)
 
 
 def network_of(adapter: Adapter) -> str:
@@ -68,6 +69,12 @@ def _says_neither(dialect: Dialect, adapter: Adapter, second: Component) -> bool
     return tuple(words) == (True, False)
 
 
+def _said_by_no_key(adapter: Adapter, second: Component) -> bool:
+    """Return whether the names in a file can say neither of the networks."""
+    spoken = (DIALECTS[name] for name in adapter.info.dialects)
+    return all(_says_neither(dialect, adapter, second) for dialect in spoken)
+
+
 def both_networks(target: Dialect, *adapters: Adapter) -> Component | None:
     """Return the second network if adapters have modules of both, and a dialect no words for that."""
     has = {component for adapter in adapters for component in adapter.components()}
@@ -80,12 +87,27 @@ def both_networks(target: Dialect, *adapters: Adapter) -> Component | None:
 
 
 def as_read(adapter: Adapter) -> Adapter:
-    """Return an adapter with the modules of the network that the header of its file names."""
+    """Return an adapter with the modules of the network that the header of its file names.
+
+    What only the name of the file says stays beside it, and moves nothing: weights call modules as the
+    file does.
+    """
     said = adapter.info.metadata.get(NETWORK)
     for second in _seconds(adapter):
-        if second.name == said and all(
-            _says_neither(DIALECTS[name], adapter, second) for name in adapter.info.dialects
-        ):
+        if second.name == said and _said_by_no_key(adapter, second):
+            return moved(adapter, second.second_of, second.name)
+        if (named := network_of(adapter)) and _said_by_no_key(adapter, second):
+            return adapter.with_deltas(adapter.deltas, network=named)
+    return adapter
+
+
+def by_name(adapter: Adapter) -> Adapter:
+    """Return an adapter with the modules of the network that the name of its file said."""
+    has = adapter.components()
+    for second in _seconds(adapter):
+        if adapter.info.network == second.name and {second.name, second.second_of} & has.keys() == {
+            second.second_of
+        }:
             return moved(adapter, second.second_of, second.name)
     return adapter
 
@@ -93,8 +115,10 @@ def as_read(adapter: Adapter) -> Adapter:
 def as_written(adapter: Adapter, target: Dialect) -> tuple[Adapter, dict[str, str]]:
     """Return an adapter by the names that a dialect has words for, and the entry that tells the network.
 
-    Adapters of both networks, and of neither, stay as they are.
+    Adapters of both networks, and of neither, stay as they are. What only the name of a file said is
+    told by the keys or the entry from then on, because the new file may have any name.
     """
+    adapter = by_name(adapter)
     has = adapter.components()
     for second in _seconds(adapter):
         own = [name for name in (second.second_of, second.name) if name in has]
@@ -102,7 +126,7 @@ def as_written(adapter: Adapter, target: Dialect) -> tuple[Adapter, dict[str, st
             continue
         if own == [second.name]:
             return moved(adapter, second.name, second.second_of), {NETWORK: second.name}
-        if adapter.info.metadata.get(NETWORK) == second.second_of:
+        if second.second_of in (adapter.info.metadata.get(NETWORK), adapter.info.network):
             return adapter, {NETWORK: second.second_of}
     return adapter, {}
 

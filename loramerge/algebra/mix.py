@@ -153,6 +153,7 @@ def _model_name(base: str) -> str:
 
 def frame_of(adapters: Sequence[Adapter], embeddings: str, notify: Notify = ignore) -> Adapter:
     """Return a mix of adapters without its deltas: embeddings, configurations, spelling."""
+    networks = {adapter.info.network for adapter in adapters}
     info = Info(
         dialects=dict(sum((Counter(a.info.dialects) for a in adapters), Counter())),
         detection=common_detection(adapters, notify),
@@ -164,6 +165,7 @@ def frame_of(adapters: Sequence[Adapter], embeddings: str, notify: Notify = igno
         stems=common_stems(adapters),
         llama_cpp=_common_llama_cpp(adapters),
         dtype=widest({adapter.dtype for adapter in adapters}),
+        network=next(iter(networks)) if len(networks) == 1 else "",
     )
     return Adapter({}, _united_embeddings(adapters, embeddings), info)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from loramerge.adapter import Adapter, Delta, Site
-from loramerge.adapter.networks import marked
+from loramerge.adapter.networks import by_name, marked
 from loramerge.algebra.arrays import check_device
 from loramerge.algebra.outcome import Combined, uncut
 from loramerge.algebra.proof import Proof
@@ -261,6 +261,7 @@ def _compute(
         )
     else:
         found, combined = whole, uncut(whole)
+    found = by_name(found)  # by which the written file is compared with it
     found = found.with_deltas(found.deltas, made=made, path=None, files=(), size=None)
     return ConvertResult(
         **AdapterResult.figures(found, combined),

@@ -13,6 +13,7 @@ from loramerge.adapter.metadata import NETWORK
 from loramerge.adapter.readers import readings
 from loramerge.algebra.weights import Weight
 from loramerge.checkpoint import Checkpoint, open_checkpoint
+from loramerge.cli.main import main
 from loramerge.errors import AdapterError, NotExpressible
 from loramerge.families import FAMILIES
 from loramerge.families.spec import plain_slot
@@ -166,6 +167,35 @@ def test_the_header_of_a_half_names_its_network(
     path = _adapter(tmp_path / "x.safetensors")
     write_safetensors(path, read_safetensors(path)[0], {NETWORK: network})
     assert set(_planned(base, f"{path}:0.5")[0]) == {network}
+
+
+@pytest.mark.parametrize("dialect", ["diffusers", "comfyui"])
+@pytest.mark.parametrize("verb", ["convert", "resize", "mix"])
+def test_what_a_name_says_is_kept_under_another_name(
+    verb: str, dialect: str, base: Checkpoint, tmp_path: Path
+) -> None:
+    path, plain = (_adapter(tmp_path / f"{name}.safetensors") for name in ("me_low_noise", "plain"))
+    words = {"convert": (), "resize": ("--rank", "1"), "mix": ()}[verb]
+    for source, name in ((path, "x"), (plain, "y")):
+        out = tmp_path / f"{name}.safetensors"
+        assert main([verb, str(source), *words, "--to", dialect, "-o", str(out), "-q"]) == 0
+    found = load(tmp_path / "x.safetensors")
+    assert list(found.components()) == [SECOND]
+    assert (NETWORK in found.info.metadata) == (dialect == "comfyui")
+    assert set(_planned(base, tmp_path / "x.safetensors")[0]) == {SECOND}
+    unknown = load(tmp_path / "y.safetensors")
+    assert list(unknown.components()) == [FIRST] and NETWORK not in unknown.info.metadata
+
+
+def test_keys_and_name_that_contradict_each_other_go_on_doing_so(
+    base: Checkpoint, tmp_path: Path
+) -> None:
+    path = _adapter(tmp_path / "low_noise.safetensors", FIRST)
+    out = tmp_path / "new_low_noise.safetensors"
+    assert main(["resize", str(path), "--rank", "1", "-o", str(out), "-q"]) == 0
+    assert NETWORK not in load(out).info.metadata
+    with pytest.raises(AdapterError, match="its keys say"):
+        plan_bake(base, [(load(out), Weight())])
 
 
 def test_the_weight_of_its_keys_follows_it(base: Checkpoint, tmp_path: Path) -> None:
