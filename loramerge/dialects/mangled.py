@@ -64,8 +64,9 @@ def _usual(family: Family, groups: Sequence[Group]) -> Mapping[Named, tuple[Name
         if _path(group.dialect, group.stem) in paths and flat not in tables[group.dialect]:
             continue  # it has all its dots, after words that the dialect does not have there
         for name in (group.dialect, _FLAT):
-            if flat in tables[name]:
-                stem, meaning = tables[name][flat]
+            stem, meaning = tables[name].get(flat, ("", None))
+            # another word for a text encoder, `te1` for `te`, is another network
+            if meaning is not None and (name != group.dialect or _flat(stem) == _flat(group.stem)):
                 found[group.dialect, group.stem] = ((name, stem), meaning)
                 break
     return found
@@ -90,7 +91,11 @@ def _path(dialect: str, stem: str) -> str:
 
 def _flat_path(dialect: str, stem: str) -> str:
     """Return such a path with underscores for dots."""
-    return _path(dialect, stem).replace(".", "_").strip("_")
+    return _flat(_path(dialect, stem))
+
+
+def _flat(name: str) -> str:
+    return name.replace(".", "_").strip("_")
 
 
 def _same_shapes(family: Family, usual: Mapping[Named, tuple[Named, Stem]], shapes: Shapes) -> bool:

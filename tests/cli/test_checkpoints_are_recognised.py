@@ -62,7 +62,7 @@ def test_a_network_of_names_of_a_family_and_other_widths_is_none_of_it(tmp_path:
 
 def test_modules_of_no_family_get_no_claim_about_programs(tmp_path: Path) -> None:
     keys = {
-        f"diffusion_model.double_blocks.0.img_attn_qkv.lora_{side}.weight": shape
+        f"diffusion_model.double_blocks.0.img_attn_both.lora_{side}.weight": shape
         for side, shape in {"A": (1, 4096), "B": (12288, 1)}.items()
     }
     found = _one(sparse_safetensors(tmp_path / "a.safetensors", keys))
