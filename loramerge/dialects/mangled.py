@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 
 from loramerge.dialects import DIALECTS, Stem, stem_table
 from loramerge.dialects.classify import Group
@@ -17,6 +18,7 @@ from loramerge.families import Family
 
 __all__ = ["detect_mangled"]
 
+_TABLES = 512  # of a dialect and a family
 _NETWORKS = ("transformer", "unet", "diffusion_model")
 _FLAT = "kohya"  # the dialect that writes underscores for all dots
 _DOTTED = ("comfyui", "diffusers")  # these two cover the names of both libraries
@@ -55,13 +57,13 @@ def _usual(family: Family, groups: Sequence[Group]) -> Mapping[Named, tuple[Name
     They are in the file's dialect, or in kohya's where it has no words for a module.
     """
     spoken = dict.fromkeys([*(group.dialect for group in groups), _FLAT])
-    tables = {name: _by_flat_path(name, family) for name in spoken}
-    paths = {_path(name, stem) for name in (*spoken, *_DOTTED)
-             for stem in stem_table(DIALECTS[name], family)}  # fmt: skip
+    tables = {name: _by_flat_path(name, family, DIALECTS.version) for name in spoken}
+    dotted = [_paths(name, family, DIALECTS.version) for name in (*spoken, *_DOTTED)]
     found = {}
     for group in groups:
         flat = _flat_path(group.dialect, group.stem)
-        if _path(group.dialect, group.stem) in paths and flat not in tables[group.dialect]:
+        path = _path(group.dialect, group.stem)
+        if flat not in tables[group.dialect] and any(path in paths for paths in dotted):
             continue  # it has all its dots, after words that the dialect does not have there
         for name in (group.dialect, _FLAT):
             stem, meaning = tables[name].get(flat, ("", None))
@@ -72,8 +74,19 @@ def _usual(family: Family, groups: Sequence[Group]) -> Mapping[Named, tuple[Name
     return found
 
 
-def _by_flat_path(name: str, family: Family) -> Mapping[str, tuple[str, Stem]]:
-    """Return path with underscores → stem and meaning; what the dialect writes comes first."""
+@lru_cache(maxsize=_TABLES)
+def _paths(name: str, family: Family, _: int) -> frozenset[str]:
+    """Return the paths of all stems that a dialect has for a family; see `_by_flat_path`."""
+    return frozenset(_path(name, stem) for stem in stem_table(DIALECTS[name], family))
+
+
+@lru_cache(maxsize=_TABLES)
+def _by_flat_path(name: str, family: Family, _: int) -> Mapping[str, tuple[str, Stem]]:
+    """Return path with underscores → stem and meaning; what the dialect writes comes first.
+
+    Kept for the next file, since each file of no family asks for those of several; the last argument is
+    the version of the dialects.
+    """
     dialect = DIALECTS[name]
     table = stem_table(dialect, family).items()
     found: dict[str, tuple[str, Stem]] = {}
