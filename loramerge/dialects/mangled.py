@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
 
 from loramerge.dialects import DIALECTS, Stem, stem_table
 from loramerge.dialects.classify import Group
@@ -18,9 +17,10 @@ from loramerge.families import Family
 
 __all__ = ["detect_mangled"]
 
-_TABLES = 512  # of a dialect and a family
 _NETWORKS = ("transformer", "unet", "diffusion_model")
-_FLAT = "kohya"  # the dialect that writes underscores for all dots
+_FLAT = "kohya"  # the dialect that writes underscores for all dots,
+_FLAT_HEAD = "lora_unet_"  # and its prefix of the network that decides the family
+_BESIDE = "text_encoder"
 _DOTTED = ("comfyui", "diffusers")  # these two cover the names of both libraries
 
 Named = tuple[str, str]  # a dialect, and a stem in it
@@ -36,7 +36,8 @@ def detect_mangled(
     Args:
         detect: what decides about the same modules in their usual names.
     """
-    for family in possible_families(groups):
+    flat = [_flat_path(group.dialect, group.stem) for group in groups]
+    for family in filter(lambda one: _has_most(one, flat), possible_families(groups)):
         usual = _usual(family, groups)
         odd = [named for named, (other, _) in usual.items() if other != named]
         if not odd or len(usual) < ENOUGH * len(groups) or not _same_shapes(family, usual, shapes):
@@ -51,19 +52,30 @@ def detect_mangled(
     return None
 
 
+def _has_most(family: Family, flat: Sequence[str]) -> bool:
+    """Return whether a family has most of such paths in kohya's names, a table that is there already.
+
+    Most files are of no family, and making the other tables of each takes long.
+    """
+    table = stem_table(DIALECTS[_FLAT], family)
+    own = [path for path in flat if not path.startswith(_BESIDE)]
+    named = sum(f"{_FLAT_HEAD}{path}" in table for path in own)
+    return not table or named >= ENOUGH * len(own)
+
+
 def _usual(family: Family, groups: Sequence[Group]) -> Mapping[Named, tuple[Named, Stem]]:
     """Return the usual names of the modules that a family has, and their meaning.
 
     They are in the file's dialect, or in kohya's where it has no words for a module.
     """
     spoken = dict.fromkeys([*(group.dialect for group in groups), _FLAT])
-    tables = {name: _by_flat_path(name, family, DIALECTS.version) for name in spoken}
-    dotted = [_paths(name, family, DIALECTS.version) for name in (*spoken, *_DOTTED)]
+    tables = {name: _by_flat_path(name, family) for name in spoken}
+    paths = {_path(name, stem) for name in (*spoken, *_DOTTED)
+             for stem in stem_table(DIALECTS[name], family)}  # fmt: skip
     found = {}
     for group in groups:
         flat = _flat_path(group.dialect, group.stem)
-        path = _path(group.dialect, group.stem)
-        if flat not in tables[group.dialect] and any(path in paths for paths in dotted):
+        if _path(group.dialect, group.stem) in paths and flat not in tables[group.dialect]:
             continue  # it has all its dots, after words that the dialect does not have there
         for name in (group.dialect, _FLAT):
             stem, meaning = tables[name].get(flat, ("", None))
@@ -74,19 +86,8 @@ def _usual(family: Family, groups: Sequence[Group]) -> Mapping[Named, tuple[Name
     return found
 
 
-@lru_cache(maxsize=_TABLES)
-def _paths(name: str, family: Family, _: int) -> frozenset[str]:
-    """Return the paths of all stems that a dialect has for a family; see `_by_flat_path`."""
-    return frozenset(_path(name, stem) for stem in stem_table(DIALECTS[name], family))
-
-
-@lru_cache(maxsize=_TABLES)
-def _by_flat_path(name: str, family: Family, _: int) -> Mapping[str, tuple[str, Stem]]:
-    """Return path with underscores → stem and meaning; what the dialect writes comes first.
-
-    Kept for the next file, since each file of no family asks for those of several; the last argument is
-    the version of the dialects.
-    """
+def _by_flat_path(name: str, family: Family) -> Mapping[str, tuple[str, Stem]]:
+    """Return path with underscores → stem and meaning; what the dialect writes comes first."""
     dialect = DIALECTS[name]
     table = stem_table(dialect, family).items()
     found: dict[str, tuple[str, Stem]] = {}
