@@ -89,8 +89,8 @@ def both_networks(target: Dialect, *adapters: Adapter) -> Component | None:
 def as_read(adapter: Adapter) -> Adapter:
     """Return an adapter with the modules of the network that the header of its file names.
 
-    What only the name of the file says stays beside it, and moves nothing: weights call modules as the
-    file does.
+    What only the name of the file says is kept in `info.network` and renames nothing here, because
+    weights use the names in the file.
     """
     said = adapter.info.metadata.get(NETWORK)
     for second in _seconds(adapter):

@@ -77,7 +77,7 @@ class Processes(Executor):
         self._pool: ProcessPoolExecutor | None = None
 
     def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Submit work; what starts for the first is deaf to a terminal from its first moment on."""
+        """Submit work. The processes that start with the first never hear Ctrl-C."""
         with deferred(insistent=False):
             if self._pool is None:
                 with _held_back(), _apart():  # its queues start a process, and let Ctrl-C through

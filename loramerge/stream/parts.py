@@ -86,7 +86,7 @@ def write_in_parts(
 
 
 def _end(executor: Executor, futures: Iterable[Future[Any]]) -> None:
-    """End the work on parts: not everywhere can a file be removed while others write to it."""
+    """End the work on parts. Windows cannot remove a file while others write to it."""
     stop = getattr(executor, "stop", None)
     if stop is None:
         wait([future for future in futures if not future.cancel()])

@@ -206,7 +206,7 @@ def test_it_refuses_what_the_merge_refuses(run: Any, models: Path) -> None:
 
 
 def test_recipes_and_pages_of_a_dry_run(run: Any, models: Path) -> None:
-    """What is asked for by name is written: the recipe, which makes the file, and the page."""
+    """A dry run writes the recipe and the page that are asked for. The recipe then merges."""
     words, before = words_of("a folder from a base"), set(run.state())
     made = ("--save-recipe", "r.yaml", "--html", "page.html", "--plot", "plot.svg")
     result = run.ok(*words, "--dry-run", *made, "--json")

@@ -109,7 +109,7 @@ def test_what_is_copied_does_not_make_a_file_large(least: int, sent: bool, tmp_p
 def test_one_adapter_that_lives_in_this_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It changes few tensors, and keeps all here: a bake by itself does not fail half-way for it."""
+    """Though it changes few tensors, all are then computed here. The bake does not fail half-way."""
     import safetensors.torch
     import torch
 
@@ -302,7 +302,7 @@ def test_an_interrupted_client_cancels_the_rest(three: list[Path], tmp_path: Pat
 def test_processes_that_can_be_stopped_are_not_waited_for(
     three: list[Path], tmp_path: Path
 ) -> None:
-    """What they compute is for nothing. Parts that are cancelled would stop the pool by a traceback."""
+    """They are stopped, and no part is cancelled: the pool would print a traceback for one."""
     _, one, two = three
     futures: list[Future[Any]] = []
 
